@@ -1,0 +1,141 @@
+"""The fast CPU path of the ops that dominate there.
+
+Many rows: the keys that every row sees (memory, and the window before the chunk) go through one
+unmasked flash product, the chunk itself through a causal one; the two are merged by their
+log-sum-exp, which beats one masked product. Few rows: two batched products over the kv heads
+straight on the pages, because a gather would cost as much memory traffic as the attention.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from memoserve_kernels import reference
+from memoserve_kernels.layout import AttentionLayout, SequenceLayout
+
+FEW_ROWS = 8
+
+
+def window_attention(q: Tensor, kv: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
+    """As ``reference.window_attention``; float32 and bfloat16."""
+    out = torch.empty_like(q)
+    for sequence in layout.sequences:
+        part = slice(sequence.first_row, sequence.last_row)
+        if not sequence.causal:
+            out[part] = _masked(q[part], kv, layout, sequence, scale)
+        elif sequence.last_row - sequence.first_row <= FEW_ROWS:
+            out[part] = _few_rows(q[part], kv, sequence, scale)
+        else:
+            out[part] = _many_rows(q[part], kv, sequence, scale)
+    return out
+
+
+def _masked(
+    q: Tensor, kv: Tensor, layout: AttentionLayout, sequence: SequenceLayout, scale: float
+) -> Tensor:
+    keys, values = reference.sequence_keys(kv, sequence)
+    group = q.shape[1] // keys.shape[0]
+    heads = (part.repeat_interleave(group, dim=0)[None] for part in (keys, values))
+    out = torch.nn.functional.scaled_dot_product_attention(
+        q.transpose(0, 1)[None], *heads, attn_mask=layout.visible(sequence)[None], scale=scale
+    )
+    return out[0].transpose(0, 1)
+
+
+def _pages(part: Tensor, table: tuple[int, ...]) -> Tensor:
+    """Pages of a table from ``[P, K, S, D]``; a view where they lie side by side."""
+    first, last = table[0], table[-1]
+    if last - first == len(table) - 1 and table == tuple(range(first, last + 1)):
+        return part[first : last + 1]
+    return part[list(table)]
+
+
+def _segments(kv: Tensor, sequence: SequenceLayout) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values in place as ``[pages, K, slots, D]``: full pages, then partly filled tails."""
+    size = kv.shape[3]
+    segments = []
+    for table, num in (
+        (sequence.memory_pages, sequence.memory_rows),
+        (sequence.window_pages, sequence.window_rows),
+    ):
+        full, rest = divmod(num, size)
+        if full:
+            segments.append((_pages(kv[0], table[:full]), _pages(kv[1], table[:full])))
+        if rest:
+            # Slots past the last row belong to nobody and are not read.
+            tail = kv[:, table[full], None, :, :rest]
+            segments.append((tail[0], tail[1]))
+    return segments
+
+
+def _few_rows(q: Tensor, kv: Tensor, sequence: SequenceLayout, scale: float) -> Tensor:
+    """``q [R, H, D]`` over pages in place: scores ``[K, R*G, keys]``, one softmax, one sum."""
+    rows, heads, dim = q.shape
+    kv_heads = kv.shape[2]
+    grouped = q.view(rows, kv_heads, -1, dim).transpose(0, 1).reshape(kv_heads, -1, dim)
+    segments = _segments(kv, sequence)
+    scores = torch.cat([_page_scores(grouped, keys) for keys, _ in segments], dim=-1)
+    num_keys = scores.shape[-1]
+    scores = (scores.float() * scale).view(kv_heads, rows, -1, num_keys)
+    if rows > 1:
+        hidden = _hidden_tail(rows, num_keys, scores.device)
+        scores = scores.masked_fill(hidden[:, None], float("-inf"))
+    weights = scores.softmax(dim=-1).to(q.dtype).view(kv_heads, -1, num_keys)
+    out = torch.zeros_like(grouped)
+    first = 0
+    for _, values in segments:
+        last = first + values.shape[0] * values.shape[2]
+        out += _page_sum(weights[..., first:last], values)
+        first = last
+    return out.view(kv_heads, rows, -1, dim).transpose(0, 1).reshape(rows, heads, dim)
+
+
+def _hidden_tail(rows: int, num_keys: int, device: torch.device) -> Tensor:
+    """Keys after each row's own: the last ``rows`` keys are the rows themselves."""
+    own = torch.arange(rows, device=device)[:, None] + (num_keys - rows)
+    return torch.arange(num_keys, device=device) > own
+
+
+def _page_scores(grouped: Tensor, keys: Tensor) -> Tensor:
+    """``[K, R, D]`` against pages ``[n, K, S, D]`` -> ``[K, R, n*S]``."""
+    scores = torch.matmul(grouped, keys.transpose(-1, -2))  # [n, K, R, S]
+    return scores.permute(1, 2, 0, 3).flatten(-2)
+
+
+def _page_sum(weights: Tensor, values: Tensor) -> Tensor:
+    """Weights ``[K, R, n*S]`` over pages ``[n, K, S, D]`` -> ``[K, R, D]``."""
+    pages, heads, size, _ = values.shape
+    split = weights.reshape(heads, -1, pages, size).permute(2, 0, 1, 3)
+    return torch.matmul(split, values).sum(dim=0)
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
+    """Attention and its log-sum-exp for ``[heads, rows, D]``."""
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q[None], k[None], v[None], 0.0, causal, scale=scale
+    )
+    return out[0], lse[0]
+
+
+def _many_rows(q: Tensor, kv: Tensor, sequence: SequenceLayout, scale: float) -> Tensor:
+    rows, heads, dim = q.shape
+    keys, values = reference.sequence_keys(kv, sequence)
+    kv_heads, num_keys, _ = keys.shape
+    group, past = heads // kv_heads, num_keys - rows
+    by_head = q.transpose(0, 1)  # [H, rows, D]
+    own = [part[:, past:].repeat_interleave(group, dim=0) for part in (keys, values)]
+    out, lse = _flash(by_head, own[0], own[1], True, scale)
+    if past:
+        # All rows see all of the past: the group's heads fold into rows and share each key.
+        folded = by_head.reshape(kv_heads, group * rows, dim)
+        seen, seen_lse = _flash(folded, keys[:, :past], values[:, :past], False, scale)
+        out = _merge(out, lse, seen.view(heads, rows, dim), seen_lse.reshape(heads, rows))
+    return out.transpose(0, 1)
+
+
+def _merge(a: Tensor, a_lse: Tensor, b: Tensor, b_lse: Tensor) -> Tensor:
+    """Attention over the union of two key sets from the attention over each."""
+    both = torch.logaddexp(a_lse, b_lse)
+    weight_a, weight_b = (a_lse - both).exp()[..., None], (b_lse - both).exp()[..., None]
+    return (a * weight_a + b * weight_b).to(a.dtype)

@@ -1,0 +1,1 @@
+"""Windows, pages and what of them is kept on disk."""

@@ -1,0 +1,128 @@
+"""A sequence's state in pages: what a memory is, resident, and how it leaves the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from memoserve.memory import window as win
+from memoserve.memory.kv_cache import KVCache
+from memoserve.memory.page_pool import PagePool
+from memoserve.memory.page_table import PageTable
+from memoserve.memory.window import RatioSchedule, WindowRules, WindowState
+
+
+@dataclass
+class PagedState:
+    """Where a sequence stands: its window state and its two page tables.
+
+    ``memory`` holds sink and beacons, ``window`` the rows of the open window.
+    """
+
+    schedule: RatioSchedule
+    state: WindowState
+    memory: PageTable
+    window: PageTable
+
+    @staticmethod
+    def fresh(pool: PagePool, schedule: RatioSchedule) -> PagedState:
+        """The state before the first token."""
+        return PagedState(schedule, WindowState(), PageTable(pool), PageTable(pool))
+
+    def fork(self) -> PagedState:
+        """A second reader; nothing is copied."""
+        return PagedState(self.schedule, self.state, self.memory.fork(), self.window.fork())
+
+    def release(self) -> None:
+        """Give all pages back."""
+        self.memory.release()
+        self.window.release()
+
+    def truncate(self, rules: WindowRules, windows: int) -> None:
+        """Cut back to the border after ``windows`` windows; exactly the memory of that prefix."""
+        if not 0 <= windows <= self.state.windows_closed:
+            raise ValueError(f"{windows} windows asked of {self.state.windows_closed}")
+        self.state = win.border(rules, self.schedule, windows)
+        self.memory.truncate(self.state.memory_rows)
+        self.window.release()
+
+    @property
+    def tables(self) -> tuple[PageTable, PageTable]:
+        """Memory and window table."""
+        return self.memory, self.window
+
+    @property
+    def num_pages(self) -> int:
+        """Pages both tables hold, shared ones included."""
+        return len(self.memory.pages) + len(self.window.pages)
+
+    @property
+    def wasted_slots(self) -> int:
+        """Slots in held pages that no row uses."""
+        return self.memory.wasted_slots + self.window.wasted_slots
+
+
+@dataclass(frozen=True)
+class HostState:
+    """A sequence's state off the device.
+
+    ``memory_rows [m, layers, 2, kv_heads, head_dim]`` from row ``first_row`` on, and
+    ``window_rows`` of the open window; keys rotated for their place, so restoring copies.
+    """
+
+    schedule: RatioSchedule
+    state: WindowState
+    first_row: int
+    memory_rows: Tensor
+    window_rows: Tensor
+
+
+def to_host(cache: KVCache, paged: PagedState, first_row: int = 0) -> HostState:
+    """Copy rows from the device; memory rows before ``first_row`` are left out."""
+    device = cache.data.device
+
+    def read(table: PageTable, start: int) -> Tensor:
+        slots = torch.from_numpy(table.slots(start, table.length)).to(device)
+        return cache.read(slots).cpu()
+
+    memory, window = read(paged.memory, first_row), read(paged.window, 0)
+    return HostState(paged.schedule, paged.state, first_row, memory, window)
+
+
+def from_host(cache: KVCache, pool: PagePool, host: HostState) -> PagedState:
+    """Copy a whole state back into fresh pages; raises OutOfPages and takes none."""
+    if host.first_row != 0:
+        raise ValueError("a state is restored from its first row on")
+    paged = PagedState(host.schedule, host.state, PageTable(pool), PageTable(pool))
+    try:
+        for table, rows in zip(paged.tables, (host.memory_rows, host.window_rows), strict=True):
+            table.extend(rows.shape[0])
+            slots = torch.from_numpy(table.slots(0, table.length)).to(cache.data.device)
+            cache.write(slots, rows.to(cache.data))
+    except BaseException:
+        paged.release()
+        raise
+    return paged
+
+
+def pages_of(rows: int, page_size: int) -> int:
+    """Pages that ``rows`` rows fill, the last one perhaps partly."""
+    return -(-rows // page_size)
+
+
+def worst_case_pages(rules: WindowRules, paged: PagedState, tokens: int) -> int:
+    """Pages that feeding ``tokens`` more may still take from the pool at any one moment.
+
+    Memory growth, plus one window at its fullest beyond the window pages that are already this
+    reader's own, plus the copies of shared tail pages.
+    """
+    size = paged.memory.pool.page_size
+    after = win.advance(rules, paged.schedule, paged.state, tokens)
+    growth = paged.memory.pages_to_extend(after.memory_rows - paged.memory.length)
+    if after.windows_closed == paged.state.windows_closed:
+        rows = win.open_rows(rules, paged.schedule, after)
+        return growth + paged.window.pages_to_extend(rows - paged.window.length)
+    full = pages_of(win.full_rows(rules, paged.schedule), size)
+    return growth + max(full - paged.window.num_exclusive, 0)

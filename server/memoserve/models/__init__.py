@@ -1,0 +1,1 @@
+"""Memory models: tensors in, tensors out; they never see the page pool."""

@@ -1,0 +1,1 @@
+"""The recipes: memorize, recall, retrieve, generate."""
