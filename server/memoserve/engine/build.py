@@ -14,7 +14,7 @@ from memoserve.memory import window as win
 from memoserve.memory.kv_cache import KVCache, KVShape
 from memoserve.memory.memory import pages_of
 from memoserve.memory.page_pool import PagePool
-from memoserve.memory.ratio import RatioPolicy
+from memoserve.memory.ratio import RatioPolicy, check_ratio
 from memoserve.memory.window import Coverage, Placement, RatioSchedule, WindowRules
 from memoserve.metrics import Metrics
 from memoserve.models.config import BeaconSettings
@@ -57,6 +57,11 @@ def policy_of(model: LoadedModel, default_ratio: int = 4) -> RatioPolicy:
     """Ratio policy of a checkpoint."""
     beacon = model.config.beacon
     return RatioPolicy(beacon.ratios, beacon.ratio_mix, model.rope.max_positions, default_ratio)
+
+
+def check_default_ratio(rules: WindowRules, policy: RatioPolicy) -> None:
+    """Refuse, at start, a default ratio that no memory could use; names ``ratio``."""
+    check_ratio(rules, policy.default)
 
 
 def kv_shape(model: LoadedModel) -> KVShape:

@@ -78,8 +78,8 @@ class Engine:
         if not sequence.compresses:
             sequence.history.extend(request.tokens)
         sequence.input_open = request.input_open
-        if isinstance(request.base, MemoryHandle):
-            request.base.pins += 1
+        if isinstance(request.base, MemoryHandle) and not self.pin(request.base):
+            raise ValueError("the memory is gone")
         try:
             self._admission.check_possible(sequence)
         except ResourceExhausted as error:
@@ -94,8 +94,27 @@ class Engine:
             sequence.pending.extend(tokens)
             sequence.input_open = sequence.input_open and not last
 
+    def pin(self, handle: MemoryHandle) -> bool:
+        """Use a memory: it is not dropped until ``unpin``. False if it is gone already."""
+        if handle.gone or handle.released:
+            return False
+        handle.pins += 1
+        handle.last_used = self._steps
+        return True
+
+    def unpin(self, handle: MemoryHandle) -> None:
+        """Stop using a memory; the last user of a released one frees it."""
+        handle.pins -= 1
+        if handle.released and handle.pins == 0:
+            self._free(handle)
+
     def release(self, handle: MemoryHandle) -> None:
-        """Forget a memory; readers that already run finish on their own forks."""
+        """Forget a memory as soon as nobody uses it; running readers have their own forks."""
+        handle.released = True
+        if handle.pins == 0:
+            self._free(handle)
+
+    def _free(self, handle: MemoryHandle) -> None:
         if handle.paged is not None:
             handle.paged.release()
         handle.paged = handle.host = None
@@ -299,7 +318,7 @@ class Engine:
     def _complete(self, sequence: Sequence, reason: str) -> None:
         memory = None
         if (sequence.compresses or sequence.request.keep) and sequence.paged is not None:
-            memory = MemoryHandle(sequence.paged, pins=1, last_used=self._steps)
+            memory = MemoryHandle(sequence.paged, last_used=self._steps)
             self._admission.handles.append(memory)
             sequence.paged = None
         self._finish(sequence, Done(reason, memory))
@@ -313,7 +332,7 @@ class Engine:
         sequence.paged = sequence.host = None
         sequence.pending.clear()
         if isinstance(sequence.request.base, MemoryHandle):
-            sequence.request.base.pins -= 1
+            self.unpin(sequence.request.base)
         if sequence in self._sequences:
             self._sequences.remove(sequence)
         outcome = event.reason if isinstance(event, Done) else event.error.status

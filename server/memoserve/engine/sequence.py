@@ -37,7 +37,7 @@ class MemoryHandle:
     """A memory the engine holds, in pages or, spilled, in host tensors.
 
     Touched by the engine's thread alone. ``droppable``: it is on disk too, so spilling it may
-    forget it; ``pins`` counts the users that would notice.
+    forget it while ``pins``, the number of users, is 0. ``released``: its holder is done with it.
     """
 
     paged: PagedState | None
@@ -45,6 +45,12 @@ class MemoryHandle:
     pins: int = 0
     droppable: bool = False
     last_used: int = 0
+    released: bool = False
+
+    @property
+    def gone(self) -> bool:
+        """It was dropped or freed."""
+        return self.paged is None and self.host is None
 
     @property
     def state(self) -> WindowState:

@@ -9,18 +9,9 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 
+from memoserve.memory.names import MemoryName as MemoryName
+
 DEFAULT_NAMESPACE = "default"
-
-
-@dataclass(frozen=True, order=True)
-class MemoryName:
-    """A memory's full name; ``namespace`` isolates tenants."""
-
-    namespace: str
-    memory_id: str
-
-    def __str__(self) -> str:
-        return f"{self.namespace}/{self.memory_id}"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The asyncio client: the source from which the blocking one is written."""

@@ -1,0 +1,105 @@
+"""What a streaming call tells, as an iterator that can be closed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Generic, Self, TypeVar
+
+import grpc
+
+from memoserve_client import _encode
+from memoserve_client._async.seam import CALL_ENDED, ServerStatus
+from memoserve_client._status import translated
+from memoserve_client.text import AsyncText, aiter_pieces
+from memoserve_proto.v1.memory_service_pb2 import MemorizeRequest
+
+Event = TypeVar("Event", covariant=True)
+
+
+class Upload:
+    """The client's side of a Memorize; keeps what reading the caller's text raised."""
+
+    def __init__(self, header: MemorizeRequest, text: AsyncText, source_id: str) -> None:
+        self._header = header
+        self._text = text
+        self._source_id = source_id
+        self.error: Exception | None = None
+
+    async def messages(self) -> AsyncIterator[MemorizeRequest]:
+        """The header, then the text in pieces.
+
+        An exception of the text goes on to gRPC, which cancels the call: ending here instead would
+        tell the server that the text is complete.
+        """
+        yield self._header
+        try:
+            async for piece in aiter_pieces(self._text, self._source_id):
+                yield _encode.memorize_text(piece.source_id, piece.utf8)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+class AsyncEventStream(Generic[Event]):
+    """Events of one call, in order. Iterate it once; raises this package's errors.
+
+    Closing it, also by leaving its ``with`` block, cancels a call that is not over; the server then
+    gives back what the call held. Iterating a closed stream ends at once.
+    """
+
+    def __init__(
+        self,
+        call: Any,
+        decode: Callable[[Any], Event | None],
+        upload: Upload | None = None,
+    ) -> None:
+        self._call = call
+        self._replies = call.__aiter__()
+        self._status = ServerStatus(call)
+        self._decode = decode
+        self._upload = upload
+        self._over = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._over:
+            event = self._decode(await self._reply())
+            # A newer server may tell what this client does not know.
+            if event is not None:
+                return event
+        raise StopAsyncIteration
+
+    async def _reply(self) -> Any:
+        try:
+            return await self._replies.__anext__()
+        except StopAsyncIteration:
+            self._over = True
+            raise
+        except CALL_ENDED as error:
+            closed, self._over = self._over, True
+            if self._upload is not None and self._upload.error is not None:
+                raise self._upload.error from None
+            if not isinstance(error, grpc.RpcError) and not closed:
+                raise
+            meant = self._status.behind(error) if isinstance(error, grpc.RpcError) else None
+            if closed or meant is None:
+                raise StopAsyncIteration from None
+            raise translated(meant) from error
+
+    def cancel(self) -> None:
+        """Cancel the call unless it is over; safe to call again, and while another one iterates."""
+        if not self._over:
+            self._over = True
+            self._call.cancel()
+
+    async def aclose(self) -> None:
+        """Cancel the call unless it is over."""
+        self.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()

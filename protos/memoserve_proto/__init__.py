@@ -1,0 +1,1 @@
+"""Generated stubs of memoserve's gRPC contract."""

@@ -1,0 +1,1 @@
+"""Stubs of package memoserve.v1."""

@@ -1,0 +1,3 @@
+"""The command line: ``memoserve serve | demo | memorize | recall | retrieve | generate | ...``."""
+
+from memoserve.cli.main import main as main

@@ -1,0 +1,7 @@
+"""``python -m memoserve.cli``."""
+
+import sys
+
+from memoserve.cli.main import main
+
+sys.exit(main())

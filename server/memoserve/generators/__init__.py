@@ -1,0 +1,1 @@
+"""Who writes the final answer from the evidence."""

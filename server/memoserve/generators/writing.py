@@ -1,0 +1,48 @@
+"""Text from the engine: a token sequence in, whole characters out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+from memoserve.engine.sequence import Done, SequenceRequest, Started, TokenOut
+from memoserve.engine.worker import EngineWorker
+from memoserve.models.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Text of one drawn token; may be empty while a character is incomplete."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Written:
+    """The end. ``reason``: stop or length; ``queued_s`` until pages were given."""
+
+    reason: str
+    tokens: int
+    queued_s: float
+
+
+async def write(
+    worker: EngineWorker, tokenizer: TextTokenizer, request: SequenceRequest
+) -> AsyncGenerator[Piece | Written, None]:
+    """Run a generation; closing the iterator cancels it and waits for its pages.
+
+    Raises the engine's errors (ResourceExhausted, DeadlineExceeded, Unavailable ...).
+    """
+    decoder = tokenizer.stream_decoder()
+    tokens, queued = 0, 0.0
+    async with worker.submit(request) as ticket:
+        async for event in ticket.events():
+            match event:
+                case Started():
+                    queued = event.queued_s
+                case TokenOut():
+                    tokens += 1
+                    yield Piece(decoder.feed(event.token))
+                case Done():
+                    yield Piece(decoder.flush())
+                    yield Written(event.reason, tokens, queued)

@@ -1,0 +1,201 @@
+"""Memories by name: made, looked at, listed, removed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from memoserve.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
+from memoserve.memory.catalog import MemoryRecord
+from memoserve.memory.memory import pages_of
+from memoserve.memory.names import MemoryName
+from memoserve.memory.ratio import capacity, check_ratio, settle
+from memoserve.memory.snapshot import VersionRecord
+from memoserve.pipeline.contents import Contents, read_contents
+from memoserve.pipeline.runtime import Runtime
+from memoserve.pipeline.values import (
+    Committed,
+    CreateSpec,
+    Language,
+    MemorizeHeader,
+    MemoryRef,
+    MemoryStats,
+    MemoryView,
+    Tier,
+)
+
+MAX_LABELS = 64
+
+
+class Catalog:
+    """What callers see of the store. Methods that write block on the disk."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._store = runtime.store
+
+    # -- made and removed ------------------------------------------------------------------------
+
+    def create(self, spec: CreateSpec) -> MemoryView:
+        """Make a memory of version 0. Raises AlreadyExists, InvalidArgument."""
+        if spec.ratio is not None:
+            check_ratio(self._runtime.worker.rules, spec.ratio)
+        if len(spec.labels) > MAX_LABELS:
+            raise InvalidArgument("labels", f"at most {MAX_LABELS} labels are kept")
+        details: dict[str, Any] = {
+            "labels": dict(spec.labels),
+            "description": spec.description,
+            "language": spec.language.value,
+            "ratio": spec.ratio,
+        }
+        return self.view(self._store.create(spec.name, details))
+
+    def ensure(self, header: MemorizeHeader) -> bool:
+        """Make the memory a Memorize names where it may and must; True if it was made."""
+        if self._store.exists(header.name):
+            return False
+        if not header.create_missing:
+            raise NotFound("memory", str(header.name))
+        spec = CreateSpec(header.name, ratio=header.ratio, language=header.language)
+        try:
+            self.create(spec)
+        except AlreadyExists:
+            return False  # another writer was first; the writer lock decides between us
+        return True
+
+    def drop_unwritten(self, name: MemoryName) -> None:
+        """Take back a memory that a failed Memorize made."""
+        try:
+            record = self._store.memory(name)
+            if record.version == 0:
+                self._store.delete(name, expected_etag=record.etag)
+        except NotFound:
+            return
+
+    def update(
+        self,
+        name: MemoryName,
+        labels: Mapping[str, str] | None,
+        description: str | None,
+        etag: str,
+    ) -> MemoryView:
+        """Replace labels or description; None leaves them. Raises NotFound, Aborted."""
+        details = dict(self._store.memory(name).details)
+        if labels is not None:
+            details["labels"] = dict(labels)
+        if description is not None:
+            details["description"] = description
+        return self.view(self._store.update_details(name, details, expected_etag=etag))
+
+    def delete(self, name: MemoryName, etag: str) -> str:
+        """Remove a memory; readers finish. Returns its uid."""
+        record = self._store.memory(name)
+        self._store.delete(name, expected_etag=etag)
+        return record.uid
+
+    # -- looked at -----------------------------------------------------------------------------
+
+    def newest(self, name: MemoryName) -> MemoryRef:
+        """The newest committed version."""
+        return MemoryRef(name, self._store.memory(name).version)
+
+    def created_ratio(self, name: MemoryName) -> int | None:
+        """Ratio that CreateMemory asked for."""
+        ratio = self._store.memory(name).details.get("ratio")
+        return ratio if isinstance(ratio, int) else None
+
+    def replay(self, header: MemorizeHeader) -> Committed | None:
+        """The first answer to a request_id that was committed before."""
+        if not header.request_id or not self._store.exists(header.name):
+            return None
+        found = self._store.find_request(header.name, header.request_id)
+        if found is None:
+            return None
+        view = self.view(self._store.memory(header.name), found.version)
+        added = found.receipt.get("tokens_added")
+        return Committed(view, 0.0, added if isinstance(added, int) else 0, replayed=True)
+
+    def get(self, ref: MemoryRef) -> MemoryView:
+        """One memory, at a version. Raises NotFound, DataLoss."""
+        self._store.get(ref.name, ref.version)
+        return self.view(self._store.memory(ref.name), ref.version)
+
+    def list(
+        self, namespace: str, page_size: int, page_token: str
+    ) -> tuple[list[MemoryView], str]:
+        """A page of memories in the order of their ids, and the token of the next."""
+        page = self._store.list_memories(
+            namespace=namespace, page_size=page_size, page_token=page_token
+        )
+        return [self.view(record) for record in page.records], page.next_page_token
+
+    def view(self, record: MemoryRecord, version: int | None = None) -> MemoryView:
+        """A memory as callers see it, its newest version unless another is named."""
+        number = record.version if version is None else version
+        contents, stored = self._contents(record, number)
+        details = record.details
+        labels, ratios = details.get("labels"), self._ratios(contents, details)
+        return MemoryView(
+            name=record.name,
+            version=number,
+            etag=record.etag,
+            model=contents.model if contents else self._runtime.model_info.name,
+            ratio=ratios[0],
+            ratios=ratios,
+            window=self._runtime.worker.rules.window,
+            language=contents.language if contents else Language(details.get("language", "auto")),
+            labels={str(k): str(v) for k, v in labels.items()} if _is_map(labels) else {},
+            description=str(details.get("description", "")),
+            created_unix_s=record.created_unix_s,
+            updated_unix_s=record.updated_unix_s,
+            tier=self._runtime.residents.tier(record.uid, number) if contents else Tier.COLD,
+            pinned=False,
+            stats=self._stats(contents, stored) if contents else MemoryStats(),
+        )
+
+    def _contents(self, record: MemoryRecord, number: int) -> tuple[Contents | None, int]:
+        if number == 0:
+            return None, 0
+        kept: VersionRecord | None = next(
+            (one.record for one in record.kept if one.version == number), None
+        )
+        if kept is None:
+            return None, 0
+        try:
+            return read_contents(kept), kept.stored_bytes
+        except DataLoss:
+            return None, kept.stored_bytes  # listed all the same; a query says what is wrong
+
+    def _ratios(self, contents: Contents | None, details: Mapping[str, Any]) -> tuple[int, ...]:
+        if contents:
+            return contents.ratios
+        ratio = details.get("ratio")
+        requested = ratio if isinstance(ratio, int) else None
+        runtime = self._runtime
+        return settle(runtime.worker.rules, runtime.policy, requested=requested).ratios
+
+    def _stats(self, contents: Contents, stored_bytes: int) -> MemoryStats:
+        size = self._runtime.worker.page_size
+        pages = [pages_of(n, size) for n in (contents.state.memory_rows, contents.window_rows)]
+        rows = contents.state.memory_rows + contents.window_rows
+        positions = self._runtime.policy.max_positions
+        limits = [capacity(self._runtime.worker.rules, positions, r) for r in contents.ratios]
+        return MemoryStats(
+            raw_tokens=contents.tokens,
+            memory_rows=contents.state.memory_rows,
+            window_rows=contents.window_rows,
+            windows_closed=contents.state.windows_closed,
+            pages=sum(pages),
+            wasted_slots=sum(pages) * size - rows,
+            kv_bytes=contents.kv_bytes,
+            full_kv_bytes=contents.full_kv_bytes,
+            stored_bytes=stored_bytes,
+            text_bytes=contents.text_bytes,
+            sources=contents.sources,
+            passages=contents.passages,
+            capacity_tokens=min(limits),
+        )
+
+
+def _is_map(value: object) -> bool:
+    return isinstance(value, Mapping)

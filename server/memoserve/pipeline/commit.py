@@ -1,0 +1,142 @@
+"""From a finished compression to a version on disk: new runs, a new window, one manifest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from memoserve.memory.memory import HostState
+from memoserve.memory.snapshot import VersionRecord
+from memoserve.memory.staging import Staging, Writer
+from memoserve.pipeline.contents import WINDOW_PART, Contents, Run, TextRun
+from memoserve.pipeline.indexing import Indexer
+from memoserve.pipeline.library import write_passages
+from memoserve.pipeline.residents import KV
+from memoserve.pipeline.runtime import Runtime
+from memoserve.pipeline.sources import SourceTexts
+from memoserve.pipeline.values import Language
+from memoserve.retrieval.chunker import CHUNKER_VERSION
+
+
+@dataclass
+class Draft:
+    """A version in the making: what was fed since ``base``."""
+
+    base: Contents | None
+    sources: SourceTexts
+    indexer: Indexer
+    tokens: list[int] = field(default_factory=list)
+    language: Language = Language.EN
+    pending_text: str = ""
+    at_segment_start: bool = True
+    tokens_done: int = 0
+    memory_rows: int = 0
+
+    @staticmethod
+    def after(base: Contents | None, indexer: Indexer) -> Draft:
+        """An empty draft on top of a version, or of nothing."""
+        return Draft(base, SourceTexts(base), indexer)
+
+    @property
+    def base_tokens(self) -> int:
+        """Tokens that the base holds."""
+        return self.base.tokens if self.base else 0
+
+    @property
+    def next_token(self) -> int:
+        """Index in the memory of the next token to be fed."""
+        return self.base_tokens + len(self.tokens)
+
+
+def write_version(
+    runtime: Runtime, writer: Writer, draft: Draft, host: HostState, request_id: str
+) -> VersionRecord:
+    """Write what is new, share the rest, commit. Blocks on the disk; ``host`` holds new rows."""
+    base_record = runtime.store.get(writer.name) if draft.base else None
+    with writer.stage() as staging:
+        contents = _stage(runtime, staging, base_record, draft, host)
+        written = [run.count for run in contents.token_runs]
+        record = staging.commit(
+            contents.to_meta(),
+            request_id=request_id,
+            receipt={"tokens_added": len(draft.tokens), "tokens": sum(written)},
+        )
+    shared = {ref.digest for ref in base_record.parts.values()} if base_record else set()
+    new = {ref.digest: ref.size for ref in record.parts.values() if ref.digest not in shared}
+    runtime.metrics.stored_bytes.inc(sum(new.values()))
+    return record
+
+
+def _stage(
+    runtime: Runtime,
+    staging: Staging,
+    base_record: VersionRecord | None,
+    draft: Draft,
+    host: HostState,
+) -> Contents:
+    base = draft.base
+    if base_record is not None:
+        for name, ref in base_record.parts.items():
+            if name != WINDOW_PART:
+                staging.keep(ref)
+    staging.write_tensors(WINDOW_PART, {KV: host.window_rows})
+    rows, row_bytes = host.state.memory_rows + host.window_rows.shape[0], runtime.shape.row_bytes
+    fresh = Contents(
+        model=runtime.identity["model"],
+        model_fingerprint=runtime.identity["model_fingerprint"],
+        tokenizer_fingerprint=runtime.identity["tokenizer_fingerprint"],
+        embedder_fingerprint=runtime.identity["embedder_fingerprint"],
+        chunker_version=CHUNKER_VERSION,
+        ratios=host.schedule.ratios,
+        window=runtime.worker.rules.window,
+        language=draft.language,
+        state=host.state,
+        window_rows=host.window_rows.shape[0],
+        pending_text=draft.pending_text,
+        at_segment_start=draft.at_segment_start,
+        full_kv_bytes=draft.next_token * row_bytes,
+        kv_bytes=rows * row_bytes,
+        memory_runs=(base.memory_runs if base else ()) + _memory_run(staging, base, host),
+        token_runs=(base.token_runs if base else ()) + _token_run(staging, base, draft),
+        text_runs=(base.text_runs if base else ()) + _text_runs(staging, base, draft),
+        passage_runs=(base.passage_runs if base else ()) + _passage_run(staging, base, draft),
+    )
+    return fresh
+
+
+def _memory_run(staging: Staging, base: Contents | None, host: HostState) -> tuple[Run, ...]:
+    """Rows of the windows that closed since the base; earlier ones are never rewritten."""
+    count = host.memory_rows.shape[0]
+    if count == 0:
+        return ()
+    part = f"kv/{len(base.memory_runs) if base else 0}"
+    staging.write_tensors(part, {KV: host.memory_rows})
+    return (Run(part, host.first_row, count),)
+
+
+def _token_run(staging: Staging, base: Contents | None, draft: Draft) -> tuple[Run, ...]:
+    if not draft.tokens:
+        return ()
+    part = f"tokens/{len(base.token_runs) if base else 0}"
+    staging.write_tensors(part, {"ids": torch.tensor(draft.tokens, dtype=torch.int32)})
+    return (Run(part, draft.base_tokens, len(draft.tokens)),)
+
+
+def _text_runs(staging: Staging, base: Contents | None, draft: Draft) -> tuple[TextRun, ...]:
+    first_part = len(base.text_runs) if base else 0
+    runs = draft.sources.runs(first_part, draft.base_tokens)
+    for run, data in runs:
+        staging.write_bytes(run.part, data)
+    return tuple(run for run, _ in runs)
+
+
+def _passage_run(staging: Staging, base: Contents | None, draft: Draft) -> tuple[Run, ...]:
+    chunks = draft.indexer.chunks
+    if not chunks:
+        return ()
+    part = f"passages/{len(base.passage_runs) if base else 0}"
+    first = base.passages if base else 0
+    return (write_passages(staging, part, first, chunks, draft.indexer.vectors),)
+
+

@@ -1,0 +1,229 @@
+"""Memorize: a text streams in, a committed version comes out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+
+from memoserve.engine.sequence import Done, Fed, MemoryHandle, SequenceRequest
+from memoserve.engine.worker import Ticket
+from memoserve.errors import FailedPrecondition, InvalidArgument
+from memoserve.memory.ratio import settle
+from memoserve.memory.snapshot import require_match
+from memoserve.memory.staging import Writer
+from memoserve.memory.window import RatioSchedule
+from memoserve.pipeline.capacity import CapacityCheck
+from memoserve.pipeline.catalog import Catalog
+from memoserve.pipeline.commit import Draft, write_version
+from memoserve.pipeline.contents import Contents, read_contents
+from memoserve.pipeline.conversation import Conversation
+from memoserve.pipeline.feeding import Feeder, Opening
+from memoserve.pipeline.indexing import Indexer
+from memoserve.pipeline.runtime import Runtime
+from memoserve.pipeline.tasks import unwrapped
+from memoserve.pipeline.values import (
+    Accepted,
+    Committed,
+    MemorizeEvent,
+    MemorizeHeader,
+    Progress,
+    TextPiece,
+    WriteMode,
+)
+
+PROGRESS_EVERY_S = 0.05
+
+
+async def memorize(
+    runtime: Runtime,
+    catalog: Catalog,
+    header: MemorizeHeader,
+    pieces: AsyncIterator[TextPiece],
+    deadline: float | None,
+) -> AsyncGenerator[MemorizeEvent, None]:
+    """Stream a text into the next version of a memory.
+
+    Raises InvalidArgument (empty text, NUL, bad option), OutOfRange (beyond capacity), Aborted
+    (another writer, another version), NotFound, FailedPrecondition (another model's memory),
+    ResourceExhausted. Nothing is kept of a call that fails or is closed early.
+    """
+    replayed = catalog.replay(header)
+    if replayed is not None:
+        yield replayed
+        return
+    created = catalog.ensure(header)
+    try:
+        with runtime.store.writer(header.name, expected_version=header.expected_version) as writer:
+            job = _Job(runtime, catalog, header, writer, deadline)
+            async with contextlib.aclosing(job.events(pieces)) as events:
+                async for event in events:
+                    yield event
+    finally:
+        if created:
+            catalog.drop_unwritten(header.name)
+
+
+class _Job:
+    """One running Memorize: the work beside, its events in an outbox."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        catalog: Catalog,
+        header: MemorizeHeader,
+        writer: Writer,
+        deadline: float | None,
+    ) -> None:
+        self.runtime = runtime
+        self.catalog = catalog
+        self.header = header
+        self.writer = writer
+        self.deadline = deadline
+        self.outbox: asyncio.Queue[MemorizeEvent | None] = asyncio.Queue()
+        self.started = time.monotonic()
+
+    async def events(self, pieces: AsyncIterator[TextPiece]) -> AsyncGenerator[MemorizeEvent, None]:
+        """Run the work, and pass on what it tells; closing this stops it."""
+        work = asyncio.create_task(self._work(pieces))
+        try:
+            while (event := await self.outbox.get()) is not None:
+                yield event
+            await work
+        finally:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await work
+
+    async def _work(self, pieces: AsyncIterator[TextPiece]) -> None:
+        try:
+            base, schedule = self._base()
+            check = CapacityCheck(self.runtime, self.header, schedule, self.outbox.put_nowait)
+            view = self.catalog.view(self.runtime.store.memory(self.header.name))
+            self.outbox.put_nowait(Accepted(view, schedule.ratios[0], check.limit))
+            async with contextlib.AsyncExitStack() as stack:
+                ticket = await self._submit(base, schedule, stack)
+                draft = await self._feed(ticket, base, check, pieces)
+                await self._commit(ticket, draft)
+        finally:
+            self.outbox.put_nowait(None)
+
+    def _base(self) -> tuple[Contents | None, RatioSchedule]:
+        """What an append goes on from, and the ratios of all windows to come."""
+        record = self.runtime.store.get(self.header.name)
+        requested = self.header.ratio
+        if self.header.mode is WriteMode.APPEND and record.version > 0:
+            require_match(record, self.runtime.identity)
+            base = read_contents(record)
+            if requested is not None and base.ratios != (requested,):
+                raise FailedPrecondition(
+                    str(self.header.name),
+                    f"the memory has ratio {base.ratios[0]}, not {requested}; a ratio is settled "
+                    "once, replace the memory to change it",
+                    reason="RATIO_SETTLED",
+                )
+            return base, base.schedule
+        if requested is None:
+            requested = self.catalog.created_ratio(self.header.name)
+        return None, settle(
+            self.runtime.worker.rules,
+            self.runtime.policy,
+            requested=requested,
+            expected_tokens=self.header.expected_tokens,
+        )
+
+    async def _submit(
+        self, base: Contents | None, schedule: RatioSchedule, stack: contextlib.AsyncExitStack
+    ) -> Ticket:
+        handle: MemoryHandle | None = None
+        if base is not None:
+            newest = self.runtime.residents.open(self.catalog.newest(self.header.name))
+            handle = (await stack.enter_async_context(newest)).handle
+        request = SequenceRequest(
+            lambda _: None, schedule, base=handle, input_open=True, deadline=self.deadline
+        )
+        return await stack.enter_async_context(self.runtime.worker.submit(request))
+
+    async def _feed(
+        self,
+        ticket: Ticket,
+        base: Contents | None,
+        check: CapacityCheck,
+        pieces: AsyncIterator[TextPiece],
+    ) -> Draft:
+        """Read the whole text into the engine and the index."""
+        with unwrapped():
+            async with asyncio.TaskGroup() as group:
+                indexer = Indexer(self.runtime, self.header.index)
+                draft = Draft.after(base, indexer)
+                watched = group.create_task(self._watch(ticket, draft))
+                group.create_task(indexer.run())
+                opening = await Opening.read(pieces, self.header.language, base)
+                draft.language = opening.language
+                conversation = Conversation(self.runtime.tokenizer, opening.language)
+                feeder = Feeder(ticket, draft, check)
+                await feeder.start(self.runtime.tokenizer, conversation)
+                async for piece in opening.pieces():
+                    await feeder.take(piece)
+                if not draft.sources.added_chars:
+                    raise InvalidArgument("text", "is empty")
+                feeder.finish()
+                await ticket.feed([], last=True)
+                await indexer.finish()
+                await watched
+        return draft
+
+    async def _watch(self, ticket: Ticket, draft: Draft) -> None:
+        told = 0.0
+        async for event in ticket.events():
+            now = time.monotonic()
+            if isinstance(event, Fed):
+                draft.tokens_done, draft.memory_rows = event.tokens, event.memory_rows
+            if isinstance(event, Done) or (
+                isinstance(event, Fed) and now - told >= PROGRESS_EVERY_S
+            ):
+                told = now
+                self.outbox.put_nowait(self._progress(draft))
+
+    def _progress(self, draft: Draft) -> Progress:
+        speed = draft.tokens_done / max(time.monotonic() - self.started, 1e-9)
+        expected = self.header.expected_tokens
+        eta = max(expected - draft.tokens_done, 0) / speed if expected and speed else None
+        return Progress(
+            tokens_done=draft.tokens_done,
+            tokens_received=len(draft.tokens),
+            tokens_per_s=speed,
+            memory_rows=draft.memory_rows,
+            passages=draft.indexer.count,
+            eta_s=eta,
+        )
+
+    async def _commit(self, ticket: Ticket, draft: Draft) -> None:
+        handle = ticket.take_memory()
+        worker, store = self.runtime.worker, self.runtime.store
+        first = draft.base.state.memory_rows if draft.base else 0
+        try:
+            host = await asyncio.wrap_future(worker.call(lambda engine: engine.read(handle, first)))
+            writing = asyncio.create_task(
+                asyncio.to_thread(
+                    write_version, self.runtime, self.writer, draft, host, self.header.request_id
+                )
+            )
+            try:
+                record = await asyncio.shield(writing)
+            except asyncio.CancelledError:
+                # The caller is gone, but the writer's lock must outlast the thread.
+                await asyncio.wait([writing])
+                raise
+        except BaseException:
+            worker.call(lambda engine: engine.release(handle))
+            raise
+        self.runtime.residents.adopt(record, handle)
+        kept = store.memory(self.header.name).kept
+        self.runtime.residents.forget(record.uid, keep=frozenset(v.version for v in kept))
+        seconds = time.monotonic() - self.started
+        self.runtime.metrics.commits.inc()
+        self.runtime.metrics.memorize_tokens_per_second.observe(len(draft.tokens) / seconds)
+        view = self.catalog.view(store.memory(self.header.name))
+        self.outbox.put_nowait(Committed(view, seconds, len(draft.tokens)))

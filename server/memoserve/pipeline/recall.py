@@ -1,0 +1,173 @@
+"""Recall: what the memories suggest to look for, line by line as it is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from memoserve.engine.sequence import SequenceRequest
+from memoserve.errors import InvalidArgument
+from memoserve.generators.writing import Written, write
+from memoserve.pipeline.clues import ClueLines, ClueRules, LineSplitter
+from memoserve.pipeline.conversation import Conversation
+from memoserve.pipeline.merging import merged
+from memoserve.pipeline.prompts import EN, ZH, fill, prompts_of
+from memoserve.pipeline.residents import Resident
+from memoserve.pipeline.runtime import Runtime
+from memoserve.pipeline.sampling import MAX_NEW_TOKENS, resolve
+from memoserve.pipeline.stop import StopStrings
+from memoserve.pipeline.values import (
+    Clue,
+    ClueKind,
+    Language,
+    QueryEvent,
+    RecallQuery,
+    SamplingOptions,
+    Token,
+)
+
+
+@dataclass
+class Tally:
+    """Counts of a query's generations, filled as they run."""
+
+    started: float = field(default_factory=time.monotonic)
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    queue_s: float = 0.0
+    first_token_s: float | None = None
+    first_clue_s: float | None = None
+    finish_reason: str = "stop"
+
+    def saw_token(self) -> None:
+        """Note the time of the first token."""
+        if self.first_token_s is None:
+            self.first_token_s = time.monotonic() - self.started
+
+    def saw_clue(self) -> None:
+        """Note the time of the first clue."""
+        if self.first_clue_s is None:
+            self.first_clue_s = time.monotonic() - self.started
+
+    def ended(self, written: Written) -> None:
+        """Add a finished generation."""
+        self.generated_tokens += written.tokens
+        self.queue_s = max(self.queue_s, written.queued_s)
+        self.finish_reason = written.reason
+
+
+@dataclass(frozen=True)
+class Asking:
+    """One instruction to one memory."""
+
+    resident: Resident
+    kind: ClueKind
+    query: str
+    sampling: SamplingOptions
+    language: Language
+    deadline: float | None
+
+
+async def write_from_memory(
+    runtime: Runtime, asking: Asking, tally: Tally
+) -> AsyncGenerator[str, None]:
+    """Text that a memory writes on an instruction, in pieces of whole characters."""
+    contents = asking.resident.contents
+    language = contents.language if asking.language is Language.AUTO else asking.language
+    instruction = fill(prompts_of(language).clues[asking.kind], {"input": asking.query})
+    ids = Conversation(runtime.tokenizer, language).ask(contents, instruction)
+    if len(ids) > runtime.limits.max_query_tokens:
+        raise InvalidArgument(
+            "query", f"{len(ids)} tokens with the instruction, at most "
+            f"{runtime.limits.max_query_tokens} are taken",
+        )
+    sampling = resolve(
+        asking.sampling,
+        runtime.model.generation,
+        MAX_NEW_TOKENS[asking.kind],
+        runtime.limits.max_new_tokens,
+    )
+    tally.prompt_tokens += len(ids)
+    request = SequenceRequest(
+        lambda _: None,
+        contents.schedule,
+        base=asking.resident.handle,
+        tokens=tuple(ids),
+        sampling=sampling,
+        stop_ids=runtime.stop_ids,
+        deadline=asking.deadline,
+    )
+    stops = StopStrings(asking.sampling.stop)
+    async with aclosing(write(runtime.worker, runtime.tokenizer, request)) as pieces:
+        async for piece in pieces:
+            if isinstance(piece, Written):
+                tally.ended(piece)
+                continue
+            tally.saw_token()
+            yield stops.feed(piece.text)
+            if stops.stopped:
+                return
+    yield stops.flush()
+
+
+async def recall_clues(
+    runtime: Runtime,
+    residents: Sequence[Resident],
+    query: RecallQuery,
+    deadline: float | None,
+    tally: Tally,
+) -> AsyncGenerator[QueryEvent, None]:
+    """Clues of all memories and kinds, asked in one batch, in the order they are written.
+
+    A clue is dropped where it is empty, said twice, too short or the acknowledgement; dropped
+    ones are told only with ``return_dropped``.
+    """
+    if not query.query.strip() and set(query.kinds) != {ClueKind.KEY_POINT}:
+        raise InvalidArgument("query", "is empty")
+    if not query.kinds:
+        raise InvalidArgument("kinds", "name at least one")
+    rules = ClueRules(
+        runtime.clue_rules.min_words,
+        runtime.clue_rules.min_chars,
+        (EN.acknowledgement, ZH.acknowledgement),
+    )
+    streams = []
+    for resident in residents:
+        judge = ClueLines(rules)
+        for kind in dict.fromkeys(query.kinds):
+            asking = Asking(
+                resident, kind, query.query, query.sampling, query.language, deadline
+            )
+            streams.append(_clues(runtime, asking, judge, query, tally))
+    async with aclosing(merged(streams)) as events:
+        async for event in events:
+            yield event
+
+
+async def _clues(
+    runtime: Runtime, asking: Asking, judge: ClueLines, query: RecallQuery, tally: Tally
+) -> AsyncGenerator[QueryEvent, None]:
+    lines = LineSplitter()
+    async with aclosing(write_from_memory(runtime, asking, tally)) as texts:
+        async for text in texts:
+            if query.stream_tokens and text:
+                yield Token(text, asking.kind)
+            for line in lines.feed(text):
+                clue = _clue(asking, judge, line, tally)
+                if query.return_dropped or not clue.dropped:
+                    yield clue
+    for line in lines.finish():
+        clue = _clue(asking, judge, line, tally)
+        if query.return_dropped or not clue.dropped:
+            yield clue
+
+
+def _clue(asking: Asking, judge: ClueLines, line: str, tally: Tally) -> Clue:
+    text, dropped = judge.judge(line)
+    if asking.kind is ClueKind.DRAFT_ANSWER and dropped == "too short":
+        dropped = ""  # an answer may be one word
+    if not dropped:
+        tally.saw_clue()
+    return Clue(asking.kind, text, asking.resident.ref, dropped)

@@ -1,0 +1,65 @@
+"""What the recipes work with: the parts of one server, put together once by the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from memoserve.engine.worker import EngineWorker
+from memoserve.errors import NotFound
+from memoserve.generators.base import Generator
+from memoserve.memory.kv_cache import KVShape
+from memoserve.memory.ratio import RatioPolicy
+from memoserve.memory.store import Store
+from memoserve.metrics import Metrics
+from memoserve.models.loader import LoadedModel
+from memoserve.models.tokenizer import TextTokenizer
+from memoserve.pipeline.clues import ClueRules
+from memoserve.pipeline.residents import Residents
+from memoserve.pipeline.values import ModelInfo
+from memoserve.retrieval.embedder import Embedder
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for at most."""
+
+    max_new_tokens: int = 4096
+    max_query_tokens: int = 16384
+    embed_batch: int = 32
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Parts of a running server. ``identity`` is what a stored memory must match."""
+
+    model: LoadedModel
+    model_info: ModelInfo
+    tokenizer: TextTokenizer
+    worker: EngineWorker
+    shape: KVShape
+    policy: RatioPolicy
+    store: Store
+    residents: Residents
+    embedder: Embedder
+    generators: Mapping[str, Generator]
+    default_generator: str
+    metrics: Metrics
+    identity: Mapping[str, str]
+    clue_rules: ClueRules
+    limits: Limits
+    device: str
+    backend: str
+
+    def generator(self, name: str) -> Generator:
+        """Generator of a name, the default for an empty one. Raises NotFound."""
+        chosen = name or self.default_generator
+        if chosen not in self.generators:
+            raise NotFound("generator", chosen)
+        return self.generators[chosen]
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids that end an answer."""
+        eos = self.tokenizer.eos_id
+        return self.model.eos_ids | (frozenset() if eos is None else {eos})

@@ -1,0 +1,1 @@
+"""Passages of the source text: cut, embedded, searched."""

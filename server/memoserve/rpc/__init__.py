@@ -1,0 +1,1 @@
+"""The only room that knows gRPC: translates messages to values and back."""
