@@ -13,8 +13,6 @@ import json
 from pathlib import Path
 
 import torch
-from memoserve.models.config import ModelConfig, parse_config
-from memoserve.models.layers import BeaconLM
 from safetensors.torch import save_file
 from tokenizers import (
     Regex,
@@ -25,6 +23,9 @@ from tokenizers import (
     pre_tokenizers,
     trainers,
 )
+
+from memoserve.models.config import ModelConfig, parse_config
+from memoserve.models.layers import BeaconLM
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -36,9 +36,12 @@ def _masked(
 ) -> Tensor:
     keys, values = reference.sequence_keys(kv, sequence)
     group = q.shape[1] // keys.shape[0]
-    heads = (part.repeat_interleave(group, dim=0)[None] for part in (keys, values))
     out = torch.nn.functional.scaled_dot_product_attention(
-        q.transpose(0, 1)[None], *heads, attn_mask=layout.visible(sequence)[None], scale=scale
+        q.transpose(0, 1)[None],
+        keys.repeat_interleave(group, dim=0)[None],
+        values.repeat_interleave(group, dim=0)[None],
+        attn_mask=layout.visible(sequence)[None],
+        scale=scale,
     )
     return out[0].transpose(0, 1)
 
@@ -52,7 +55,7 @@ def _pages(part: Tensor, table: tuple[int, ...]) -> Tensor:
 
 
 def _segments(kv: Tensor, sequence: SequenceLayout) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values in place as ``[pages, K, slots, D]``: full pages, then partly filled tails."""
+    """Keys and values in place as ``[pages, K, slots, D]``: full pages, and part of a last one."""
     size = kv.shape[3]
     segments = []
     for table, num in (
@@ -70,25 +73,31 @@ def _segments(kv: Tensor, sequence: SequenceLayout) -> list[tuple[Tensor, Tensor
 
 
 def _few_rows(q: Tensor, kv: Tensor, sequence: SequenceLayout, scale: float) -> Tensor:
-    """``q [R, H, D]`` over pages in place: scores ``[K, R*G, keys]``, one softmax, one sum."""
+    """``q [R, H, D]`` over pages in place: scores ``[K, R*G, keys]``, one softmax, one sum.
+
+    All in float32: bfloat16 products of this shape run twenty times slower on a CPU than
+    widening the pages first, and widening keeps the sums exact.
+    """
     rows, heads, dim = q.shape
     kv_heads = kv.shape[2]
-    grouped = q.view(rows, kv_heads, -1, dim).transpose(0, 1).reshape(kv_heads, -1, dim)
+    grouped = q.float().view(rows, kv_heads, -1, dim).transpose(0, 1)
+    grouped = grouped.reshape(kv_heads, -1, dim)
     segments = _segments(kv, sequence)
-    scores = torch.cat([_page_scores(grouped, keys) for keys, _ in segments], dim=-1)
+    scores = torch.cat([_page_scores(grouped, keys.float()) for keys, _ in segments], dim=-1)
     num_keys = scores.shape[-1]
-    scores = (scores.float() * scale).view(kv_heads, rows, -1, num_keys)
+    scores = (scores * scale).view(kv_heads, rows, -1, num_keys)
     if rows > 1:
         hidden = _hidden_tail(rows, num_keys, scores.device)
         scores = scores.masked_fill(hidden[:, None], float("-inf"))
-    weights = scores.softmax(dim=-1).to(q.dtype).view(kv_heads, -1, num_keys)
+    weights = scores.softmax(dim=-1).view(kv_heads, -1, num_keys)
     out = torch.zeros_like(grouped)
     first = 0
     for _, values in segments:
         last = first + values.shape[0] * values.shape[2]
-        out += _page_sum(weights[..., first:last], values)
+        out += _page_sum(weights[..., first:last], values.float())
         first = last
-    return out.view(kv_heads, rows, -1, dim).transpose(0, 1).reshape(rows, heads, dim)
+    out = out.view(kv_heads, rows, -1, dim).transpose(0, 1).reshape(rows, heads, dim)
+    return out.to(q.dtype)
 
 
 def _hidden_tail(rows: int, num_keys: int, device: torch.device) -> Tensor:
@@ -118,9 +127,29 @@ def _flash(q: Tensor, k: Tensor, v: Tensor, causal: bool, scale: float) -> tuple
     return out[0], lse[0]
 
 
+def _gather(part: Tensor, sequence: SequenceLayout) -> Tensor:
+    """All rows of a sequence from ``[P, K, S, D]`` as ``[K, rows, D]``, copied once."""
+    size = part.shape[2]
+    total = sequence.memory_rows + sequence.window_rows
+    out = part.new_empty((part.shape[1], total, part.shape[3]))
+    first = 0
+    for table, num in (
+        (sequence.memory_pages, sequence.memory_rows),
+        (sequence.window_pages, sequence.window_rows),
+    ):
+        full, rest = divmod(num, size)
+        if full:
+            pages = _pages(part, table[:full]).transpose(0, 1)
+            out[:, first : first + full * size].unflatten(1, (full, size)).copy_(pages)
+        if rest:
+            out[:, first + full * size : first + num] = part[table[full], :, :rest]
+        first += num
+    return out
+
+
 def _many_rows(q: Tensor, kv: Tensor, sequence: SequenceLayout, scale: float) -> Tensor:
     rows, heads, dim = q.shape
-    keys, values = reference.sequence_keys(kv, sequence)
+    keys, values = _gather(kv[0], sequence), _gather(kv[1], sequence)
     kv_heads, num_keys, _ = keys.shape
     group, past = heads // kv_heads, num_keys - rows
     by_head = q.transpose(0, 1)  # [H, rows, D]

@@ -44,7 +44,8 @@ def rope_and_append(
 ) -> Tensor:
     """Rotate ``q [N, H, D]`` and ``k [N, K, D]``; write k and v to ``slots [N]`` of ``kv``.
 
-    ``kv [2, P, K, S, D]`` is one layer. Returns q rotated. RoFormer (arXiv 2104.09864) eq. 34 with half-split pairs.
+    ``kv [2, P, K, S, D]`` is one layer. Returns q rotated.
+    RoFormer (arXiv 2104.09864), eq. 34, with half-split pairs.
     """
     _require(k.shape == v.shape and k.shape[0] == slots.shape[0], "k, v and slots disagree")
     _require(q.shape[0] == k.shape[0] == rotation.positions.shape[0], "one position a row")

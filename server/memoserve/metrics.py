@@ -30,7 +30,10 @@ class Metrics:
             "memoserve_raw_tokens", "Raw tokens fed, by what for.", ["use"], registry=r
         )
         self.queue_seconds = Histogram(
-            "memoserve_queue_seconds", "Time from submission to admission.", registry=r, buckets=SECONDS
+            "memoserve_queue_seconds",
+            "Time from submission to admission.",
+            registry=r,
+            buckets=SECONDS,
         )
         self.sequences = Gauge(
             "memoserve_sequences", "Sequences by status.", ["status"], registry=r

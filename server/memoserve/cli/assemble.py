@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from memoserve_kernels import ops
 
 from memoserve.config import ServerConfig
 from memoserve.engine.build import (
@@ -32,6 +31,7 @@ from memoserve.pipeline.service import MemoPipeline
 from memoserve.pipeline.values import ModelInfo
 from memoserve.retrieval.embedder import TransformerEmbedder
 from memoserve.retrieval.minilm import load_minilm
+from memoserve_kernels import ops
 
 
 @dataclass(frozen=True)

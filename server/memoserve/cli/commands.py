@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tqdm import tqdm
+
+from memoserve.cli.tables import table
 from memoserve_client import (
     Client,
     Clue,
@@ -24,18 +27,13 @@ from memoserve_client import (
     Token,
     WriteMode,
 )
-from tqdm import tqdm
-
-from memoserve.cli.tables import table
 
 PIECE_CHARS = 1 << 16
 
 
 def connect(arguments: argparse.Namespace) -> Client:
     """Client of the server that the arguments name."""
-    return Client(
-        arguments.target, namespace=arguments.namespace, insecure=arguments.insecure
-    )
+    return Client(arguments.target, namespace=arguments.namespace, insecure=arguments.insecure)
 
 
 class Bar:
@@ -43,8 +41,14 @@ class Bar:
 
     def __init__(self, text_bytes: int | None, quiet: bool = False) -> None:
         self._bar = tqdm(
-            total=None, unit="tok", unit_scale=True, desc="memorize", disable=quiet,
-            mininterval=0.2, file=sys.stderr, ascii=not sys.stderr.isatty(),
+            total=None,
+            unit="tok",
+            unit_scale=True,
+            desc="memorize",
+            disable=quiet,
+            mininterval=0.2,
+            file=sys.stderr,
+            ascii=not sys.stderr.isatty(),
         )
         self._bytes = text_bytes
 
@@ -52,9 +56,7 @@ class Bar:
         """Show an event."""
         if isinstance(event, Progress):
             self._bar.total = max(event.tokens_received, event.tokens_done)
-            self._bar.set_postfix(
-                beacons=event.memory_rows, passages=event.passages, refresh=False
-            )
+            self._bar.set_postfix(beacons=event.memory_rows, passages=event.passages, refresh=False)
             self._bar.update(event.tokens_done - self._bar.n)
         elif isinstance(event, Notice):
             self._bar.write(f"{event.code}: {event.message}", file=sys.stderr)
@@ -99,9 +101,12 @@ def _refs(arguments: argparse.Namespace) -> list[str]:
 def recall(arguments: argparse.Namespace) -> int:
     """Print clues as they come."""
     sampling = SamplingOptions(max_tokens=arguments.max_tokens)
-    with connect(arguments) as client, client.recall(
-        _refs(arguments), arguments.query, timeout=arguments.timeout, sampling=sampling
-    ) as events:
+    with (
+        connect(arguments) as client,
+        client.recall(
+            _refs(arguments), arguments.query, timeout=arguments.timeout, sampling=sampling
+        ) as events,
+    ):
         for event in events:
             if isinstance(event, Clue):
                 print(f"[{event.kind.value}] {event.text}", flush=True)
@@ -117,9 +122,12 @@ def print_passage(passage: Passage) -> None:
 
 def retrieve(arguments: argparse.Namespace) -> int:
     """Print passages."""
-    with connect(arguments) as client, client.retrieve(
-        _refs(arguments), arguments.query, timeout=arguments.timeout, top_k=arguments.top_k
-    ) as events:
+    with (
+        connect(arguments) as client,
+        client.retrieve(
+            _refs(arguments), arguments.query, timeout=arguments.timeout, top_k=arguments.top_k
+        ) as events,
+    ):
         for event in events:
             if isinstance(event, Passage):
                 print_passage(event)
@@ -128,16 +136,19 @@ def retrieve(arguments: argparse.Namespace) -> int:
 
 def generate(arguments: argparse.Namespace) -> int:
     """Print the answer as it is written."""
-    with connect(arguments) as client, client.generate(
-        _refs(arguments),
-        arguments.query,
-        timeout=arguments.timeout,
-        task=Task(arguments.task),
-        generator=arguments.generator,
-        top_k=arguments.top_k,
-        use_clues=arguments.clues,
-        sampling=SamplingOptions(max_tokens=arguments.max_tokens),
-    ) as events:
+    with (
+        connect(arguments) as client,
+        client.generate(
+            _refs(arguments),
+            arguments.query,
+            timeout=arguments.timeout,
+            task=Task(arguments.task),
+            generator=arguments.generator,
+            top_k=arguments.top_k,
+            use_clues=arguments.clues,
+            sampling=SamplingOptions(max_tokens=arguments.max_tokens),
+        ) as events,
+    ):
         for event in events:
             if isinstance(event, Token):
                 print(event.text, end="", flush=True)

@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from memoserve.cli.assemble import sample_text
+from memoserve.cli.commands import Bar, print_passage
+from memoserve.cli.serve import READY
+from memoserve.cli.tables import table
 from memoserve_client import (
     Client,
     Clue,
@@ -26,11 +30,6 @@ from memoserve_client import (
     Token,
     WriteMode,
 )
-
-from memoserve.cli.assemble import sample_text
-from memoserve.cli.commands import Bar, print_passage
-from memoserve.cli.serve import READY
-from memoserve.cli.tables import table
 
 MEMORY = "demo"
 OWN_QUESTION = "What is this text about?"
@@ -150,8 +149,10 @@ def _ask(client: Client, question: str) -> Answered:
 
 def _recall(client: Client, question: str) -> float | None:
     info = client.info()
-    note = "" if info.model.clues_trusted else (
-        "this model is untrained, says its card: its clues are noise and are not used"
+    note = (
+        ""
+        if info.model.clues_trusted
+        else ("this model is untrained, says its card: its clues are noise and are not used")
     )
     _heading("recall", note or "clues from the memory")
     sampling = SamplingOptions(max_tokens=CLUE_TOKENS)
@@ -183,8 +184,11 @@ def _generate(client: Client, question: str) -> Answered:
             elif isinstance(event, Token):
                 print(event.text, end="", flush=True)
             elif isinstance(event, Quote):
-                print(f"{event.text}\n    [{event.source_id}, characters "
-                      f"{event.start_char}-{event.end_char}]", flush=True)
+                print(
+                    f"{event.text}\n    [{event.source_id}, characters "
+                    f"{event.start_char}-{event.end_char}]",
+                    flush=True,
+                )
             elif isinstance(event, Final):
                 text = event.text
     return Answered(text, None, passages)

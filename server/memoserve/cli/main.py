@@ -14,9 +14,8 @@ DEFAULT_DATA = Path("~/.local/share/memoserve")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     arguments = build_parser().parse_args(argv)
-    from memoserve_client import MemoserveError as ClientError
-
     from memoserve.errors import MemoserveError
+    from memoserve_client import MemoserveError as ClientError
 
     try:
         code: int = arguments.run(arguments)

@@ -9,8 +9,6 @@ from itertools import accumulate
 
 import numpy as np
 import torch
-from memoserve_kernels import ops
-from memoserve_kernels.layout import AttentionLayout, Rotation, SequenceLayout
 from torch import Tensor
 
 from memoserve.engine.sequence import Logits
@@ -22,6 +20,8 @@ from memoserve.memory.window import Plan, WindowRules
 from memoserve.models.batch import ForwardBatch, RowSplit
 from memoserve.models.layers import BeaconLM
 from memoserve.models.rope import Rope
+from memoserve_kernels import ops
+from memoserve_kernels.layout import AttentionLayout, Rotation, SequenceLayout
 
 
 @dataclass(frozen=True)

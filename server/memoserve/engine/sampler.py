@@ -31,7 +31,10 @@ class SamplingParams:
             "temperature": (0 <= self.temperature <= 100, "must be from 0 to 100"),
             "top_k": (self.top_k >= 0, "must not be negative"),
             "top_p": (0 < self.top_p <= 1, "must be above 0 and at most 1"),
-            "repetition_penalty": (0 < self.repetition_penalty <= 100, "must be above 0, up to 100"),
+            "repetition_penalty": (
+                0 < self.repetition_penalty <= 100,
+                "must be in (0, 100]",
+            ),
             "seed": (self.seed is None or 0 <= self.seed < 2**63, "must be from 0 to 2^63 - 1"),
         }
         for field, (holds, message) in checks.items():

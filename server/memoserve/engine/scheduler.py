@@ -87,6 +87,4 @@ class Scheduler:
             return
         speed = tokens / seconds
         known = self._tokens_per_s
-        self._tokens_per_s = (
-            speed if known is None else known + SMOOTHING * (speed - known)
-        )
+        self._tokens_per_s = speed if known is None else known + SMOOTHING * (speed - known)

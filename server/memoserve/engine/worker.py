@@ -128,7 +128,9 @@ class EngineWorker:
         elif not self._progressed:
             timeout = RETRY_S
         try:
-            command = self._inbox.get(timeout=timeout) if timeout != 0.0 else self._inbox.get_nowait()
+            command = (
+                self._inbox.get(timeout=timeout) if timeout != 0.0 else self._inbox.get_nowait()
+            )
             while True:
                 command()
                 command = self._inbox.get_nowait()

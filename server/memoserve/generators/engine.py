@@ -49,5 +49,9 @@ class EngineGenerator:
                     if piece.text:
                         yield GeneratedText(piece.text)
                     continue
-                reason = "length" if piece.reason == "length" else "stop"
-                yield Finished(reason, len(ids), piece.tokens, piece.queued_s)
+                yield Finished(
+                    "length" if piece.reason == "length" else "stop",
+                    len(ids),
+                    piece.tokens,
+                    piece.queued_s,
+                )

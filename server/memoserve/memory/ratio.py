@@ -32,7 +32,9 @@ class RatioPolicy:
         """The listed ratios that may be used: a single one as is, else the divisors of a window."""
         if len(self.ratios) == 1:
             return self.ratios
-        return tuple(r for r in self.ratios if r == 0 or (r <= rules.window and rules.window % r == 0))
+        return tuple(
+            r for r in self.ratios if r == 0 or (r <= rules.window and rules.window % r == 0)
+        )
 
 
 def capacity(rules: WindowRules, max_positions: int, ratio: int) -> int:

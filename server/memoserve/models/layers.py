@@ -7,11 +7,11 @@ beacon rows through their copies, each row through one of them only.
 from __future__ import annotations
 
 import torch
-from memoserve_kernels import ops
 from torch import Tensor, nn
 
 from memoserve.models.batch import ForwardBatch, RowSplit
 from memoserve.models.config import ModelConfig
+from memoserve_kernels import ops
 
 
 class RmsNorm(nn.Module):
@@ -156,7 +156,7 @@ class BeaconLM(nn.Module):
 
     def forward(self, batch: ForwardBatch) -> Tensor:
         """Logits ``[Q, vocab]`` of ``batch.output_rows``; Q may be 0, then no head is run."""
-        hidden = self.model(batch)
+        hidden: Tensor = self.model(batch)
         if hidden.shape[0] == 0:
             return hidden.new_empty(0, self.config.vocab_size)
         logits: Tensor = self.lm_head(hidden)

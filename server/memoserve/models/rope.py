@@ -74,8 +74,9 @@ def _number(scaling: Mapping[str, Any], key: str) -> float:
 
 def _llama3(base: Tensor, scaling: Mapping[str, Any]) -> Tensor:
     """Long waves divided by ``factor``, short ones kept, a linear ramp between."""
-    factor, original = _number(scaling, "factor"), _number(
-        scaling, "original_max_position_embeddings"
+    factor, original = (
+        _number(scaling, "factor"),
+        _number(scaling, "original_max_position_embeddings"),
     )
     low, high = _number(scaling, "low_freq_factor"), _number(scaling, "high_freq_factor")
     turns = original * base / (2 * math.pi)

@@ -144,7 +144,7 @@ class Catalog:
             ratios=ratios,
             window=self._runtime.worker.rules.window,
             language=contents.language if contents else Language(details.get("language", "auto")),
-            labels={str(k): str(v) for k, v in labels.items()} if _is_map(labels) else {},
+            labels=_labels(labels),
             description=str(details.get("description", "")),
             created_unix_s=record.created_unix_s,
             updated_unix_s=record.updated_unix_s,
@@ -197,5 +197,5 @@ class Catalog:
         )
 
 
-def _is_map(value: object) -> bool:
-    return isinstance(value, Mapping)
+def _labels(value: object) -> dict[str, str]:
+    return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else {}

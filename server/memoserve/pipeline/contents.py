@@ -108,11 +108,11 @@ class Contents:
 
 def read_contents(record: VersionRecord) -> Contents:
     """Contents of a committed version; raises DataLoss where the manifest is not ours."""
-    meta = dict(record.meta)
+    meta: dict[str, Any] = dict(record.meta)
     try:
         if meta.pop("contents_format") != FORMAT:
             raise ValueError("another contents format")
-        runs = {
+        runs: dict[str, Any] = {
             key: tuple(Run(**run) for run in meta.pop(key))
             for key in ("memory_runs", "token_runs", "passage_runs")
         }
@@ -130,7 +130,7 @@ def read_contents(record: VersionRecord) -> Contents:
         ) from error
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401  (JSON)
+def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError("an object is needed")
     return value

@@ -81,7 +81,7 @@ class SourceTexts:
 
     def runs(self, first_part: int, fallback_token: int) -> list[tuple[TextRun, bytes]]:
         """The runs with their UTF-8 text, their parts numbered from ``first_part``."""
-        finished = []
+        finished: list[tuple[TextRun, bytes]] = []
         for run in self._runs:
             text = "".join(run.texts)
             data = text.encode("utf-8")
