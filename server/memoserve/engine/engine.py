@@ -261,8 +261,10 @@ class Engine:
             raise ValueError("a scheduled sequence has pages")
         tokens = tuple(sequence.take(share.tokens))
         wanted = sequence.request.logits
-        if not sequence.compresses and wanted is Logits.NONE and not sequence.pending:
-            wanted = Logits.LAST
+        if wanted is not Logits.ALL:
+            # Only the row that a token is drawn from goes through the head.
+            draws = not sequence.compresses and not sequence.pending
+            wanted = Logits.LAST if draws else Logits.NONE
         return Chunk(sequence.paged, tokens, wanted)
 
     def _run_alone(self, share: Share, chunk: Chunk) -> Tensor | None:
@@ -294,8 +296,8 @@ class Engine:
             sequence.generator = params.generator(logits.device)
         try:
             token = sample(logits, params, sequence.history, sequence.generator)
-        except FloatingPointError:
-            log.exception("sequence %d has broken logits", sequence.number)
+        except Exception:
+            log.exception("sequence %d has logits that nothing can be drawn from", sequence.number)
             self._finish(sequence, Failed(SequenceFault("the model gave no usable logits")))
             return
         sequence.generated.append(token)
@@ -321,11 +323,13 @@ class Engine:
             memory = MemoryHandle(sequence.paged, last_used=self._steps)
             self._admission.handles.append(memory)
             sequence.paged = None
-        self._finish(sequence, Done(reason, memory))
+        if not self._finish(sequence, Done(reason, memory)) and memory is not None:
+            self.release(memory)  # nobody took it
 
-    def _finish(self, sequence: Sequence, event: Done | Failed) -> None:
+    def _finish(self, sequence: Sequence, event: Done | Failed) -> bool:
+        """End a sequence and tell its requester; False if that failed."""
         if sequence.status is Status.FINISHED:
-            return
+            return False
         sequence.status = Status.FINISHED
         if sequence.paged is not None:
             sequence.paged.release()
@@ -337,15 +341,17 @@ class Engine:
             self._sequences.remove(sequence)
         outcome = event.reason if isinstance(event, Done) else event.error.status
         self.metrics.finished.labels(outcome).inc()
-        self._tell(sequence, event)
+        return self._tell(sequence, event)
 
-    def _tell(self, sequence: Sequence, event: Event) -> None:
-        """A requester that raises loses its own sequence, nobody else's."""
+    def _tell(self, sequence: Sequence, event: Event) -> bool:
+        """A requester that raises loses its own sequence, nobody else's; False if it did."""
         try:
             sequence.request.on_event(event)
         except Exception:
             log.exception("the requester of sequence %d failed", sequence.number)
             sequence.cancelled = True
+            return False
+        return True
 
     def fail_all(self, error: MemoserveError) -> None:
         """End every sequence; the engine is going down."""

@@ -32,8 +32,8 @@ class SamplingParams:
             "top_k": (self.top_k >= 0, "must not be negative"),
             "top_p": (0 < self.top_p <= 1, "must be above 0 and at most 1"),
             "repetition_penalty": (
-                0 < self.repetition_penalty <= 100,
-                "must be in (0, 100]",
+                0.01 <= self.repetition_penalty <= 100,
+                "must be from 0.01 to 100",
             ),
             "seed": (self.seed is None or 0 <= self.seed < 2**63, "must be from 0 to 2^63 - 1"),
         }
@@ -67,14 +67,15 @@ def sample(
     Raises FloatingPointError where the logits are not finite, so that a broken sequence fails
     alone and does not answer nonsense.
     """
-    logits = logits.to(torch.promote_types(torch.float32, logits.dtype))
-    if bool(logits.isnan().any()) or bool((logits == float("inf")).any()):
+    logits = logits.double()
+    if not bool(logits.max().isfinite()):  # NaN, an infinity, or every token ruled out
         raise FloatingPointError("logits are not finite")
     if params.repetition_penalty != 1.0 and seen:
         logits = _penalise(logits, params.repetition_penalty, seen)
     if params.greedy:
         return int(logits.argmax())
-    weights = _nucleus(logits / params.temperature, params.top_k, params.top_p)
+    # Below the largest, so that no temperature, however small, overflows.
+    weights = _nucleus((logits - logits.max()) / params.temperature, params.top_k, params.top_p)
     return int(torch.multinomial(weights, 1, generator=generator))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from memoserve.engine.sampler import SamplingParams
-from memoserve.errors import MemoserveError
+from memoserve.errors import InvalidArgument, MemoserveError
 from memoserve.memory.memory import HostState, PagedState
 from memoserve.memory.window import RatioSchedule, WindowState
 
@@ -137,6 +137,10 @@ class SequenceRequest:
     input_open: bool = False
     keep: bool = False
     deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.sampling is not None and (self.input_open or not self.tokens):
+            raise InvalidArgument("prompt", "a generation goes on from a whole, non-empty prompt")
 
 
 @dataclass(eq=False)

@@ -23,7 +23,7 @@ from memoserve.engine.sequence import (
     Sequence,
     SequenceRequest,
 )
-from memoserve.errors import Unavailable
+from memoserve.errors import MemoserveError, Unavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -35,7 +35,7 @@ MAX_BACKLOG_WINDOWS = 2
 
 
 class EngineWorker:
-    """Runs an engine on its own thread. Every method but ``run`` may be called from any thread."""
+    """Runs an engine on its own thread. Every method may be called from any thread."""
 
     def __init__(self, engine: Engine) -> None:
         self.rules = engine.rules
@@ -47,6 +47,7 @@ class EngineWorker:
         self._open = False
         self._stopping = False
         self._progressed = True
+        self._tickets: set[Ticket] = set()
         self._thread = threading.Thread(target=self._main, name="memoserve-engine", daemon=True)
 
     @property
@@ -82,7 +83,10 @@ class EngineWorker:
             self._inbox.put(command)
 
     def call(self, function: Callable[[Engine], T]) -> Future[T]:
-        """Run a function on the engine's thread between two steps."""
+        """Run a function on the engine's thread between two steps, in the order of the calls.
+
+        The future fails with Unavailable where the engine is down.
+        """
         future: Future[T] = Future()
 
         def command() -> None:
@@ -93,14 +97,15 @@ class EngineWorker:
             except Exception as error:
                 future.set_exception(error)
 
-        def refuse() -> None:
-            future.set_exception(Unavailable("the engine is down"))
-
         try:
             self._post(command)
-        except Unavailable:
-            refuse()
+        except Unavailable as error:
+            future.set_exception(error)
         return future
+
+    def tell(self, function: Callable[[Engine], object]) -> None:
+        """As ``call`` where nobody waits: a failure is logged, and an engine that is down none."""
+        self.call(function).add_done_callback(_log_failure)
 
     # -- the thread ---------------------------------------------------------------------------
 
@@ -128,9 +133,10 @@ class EngineWorker:
         elif not self._progressed:
             timeout = RETRY_S
         try:
-            command = (
-                self._inbox.get(timeout=timeout) if timeout != 0.0 else self._inbox.get_nowait()
-            )
+            if timeout == 0.0:
+                command = self._inbox.get_nowait()
+            else:
+                command = self._inbox.get(timeout=timeout)
             while True:
                 command()
                 command = self._inbox.get_nowait()
@@ -138,21 +144,37 @@ class EngineWorker:
             return
 
     def _go_down(self) -> None:
+        """Refuse what comes from now on, and end all that was asked before, whatever broke."""
         with self._lock:
             self._open = False
         self._engine.metrics.engine_up.set(0)
-        self._engine.fail_all(Unavailable("the engine is down"))
-        while True:
-            try:
+        with contextlib.suppress(queue.Empty):
+            while True:
                 self._inbox.get_nowait()()
-            except queue.Empty:
-                return
+        down = Unavailable("the engine is down")
+        try:
+            self._engine.fail_all(down)
+        except Exception:
+            log.exception("the engine's sequences could not be ended")
+        with self._lock:
+            open_tickets, self._tickets = self._tickets, set()
+        for ticket in open_tickets:
+            ticket.tell(Failed(down))
 
     # -- tickets ------------------------------------------------------------------------------
 
     def submit(self, request: SequenceRequest) -> Ticket:
         """Queue a request from a running event loop; its ``on_event`` is replaced."""
-        return Ticket(self, request)
+        ticket = Ticket(self, request)
+        with self._lock:
+            self._tickets.add(ticket)
+        self.call(ticket.enter).add_done_callback(ticket.entered)
+        return ticket
+
+    def forget(self, ticket: Ticket) -> None:
+        """The ticket's owner has left."""
+        with self._lock:
+            self._tickets.discard(ticket)
 
 
 class Ticket:
@@ -165,28 +187,57 @@ class Ticket:
     def __init__(self, worker: EngineWorker, request: SequenceRequest) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
         self._fed = 0
         self._sent = len(request.tokens)
         self._drained = asyncio.Event()
+        self._ended = asyncio.Event()
         self._limit = MAX_BACKLOG_WINDOWS * worker.rules.window
+        # The next two belong to the engine's thread.
+        self._sequence: Sequence | None = None
         self._memory: MemoryHandle | None = None
-        self._over = False
-        own = replace(request, on_event=self._from_engine)
-        self._sequence: Future[Sequence] = worker.call(lambda engine: engine.submit(own))
+        self._request = replace(request, on_event=self.tell)
 
-    def _from_engine(self, event: Event) -> None:
+    # -- on the engine's thread -----------------------------------------------------------------
+
+    def enter(self, engine: Engine) -> None:
+        """Queue the sequence."""
+        self._sequence = engine.submit(self._request)
+
+    def entered(self, submission: Future[None]) -> None:
+        """Pass on why the sequence was not queued, if so."""
+        error = submission.exception()
+        if isinstance(error, MemoserveError):
+            self.tell(Failed(error))
+        elif error is not None:
+            self._pass_on(error)
+
+    def tell(self, event: Event) -> None:
+        """Pass an event to the owner's loop."""
         if isinstance(event, Done):
             # Noted on the engine's thread, where leaving looks, or a memory could slip between.
             self._memory = event.memory
-        self._loop.call_soon_threadsafe(self._arrived, event)
+        self._pass_on(event)
 
-    def _arrived(self, event: Event) -> None:
+    def _pass_on(self, event: Event | BaseException) -> None:
+        with contextlib.suppress(RuntimeError):  # the owner's loop is closed: nobody listens
+            self._loop.call_soon_threadsafe(self._arrived, event)
+
+    def _leave(self, engine: Engine) -> None:
+        if self._sequence is not None:
+            self._sequence.cancelled = True
+        memory, self._memory = self._memory, None
+        if memory is not None:
+            engine.release(memory)
+
+    # -- on the owner's loop --------------------------------------------------------------------
+
+    def _arrived(self, event: Event | BaseException) -> None:
         if isinstance(event, Fed):
             self._fed = event.tokens
-        if isinstance(event, Done | Failed):
-            self._over = True
-        if self._over or self._sent - self._fed < self._limit:
+        if isinstance(event, Done | Failed | BaseException):
+            self._ended.set()
+        if self._ended.is_set() or self._sent - self._fed < self._limit:
             self._drained.set()
         self._events.put_nowait(event)
 
@@ -194,18 +245,14 @@ class Ticket:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        def leave(engine: Engine) -> None:
-            if not self._sequence.done() or self._sequence.exception() is not None:
-                return
-            sequence = self._sequence.result()
-            sequence.cancelled = True
-            memory, self._memory = self._memory, None
-            if memory is not None:
-                engine.release(memory)
-
-        # The engine's answer is waited for, so that the pages are back when the caller goes on.
-        with contextlib.suppress(Unavailable):
-            await asyncio.shield(asyncio.wrap_future(self._worker.call(leave)))
+        left = self._worker.call(self._leave)
+        # Both are waited for, so that the pages are back when the caller goes on.
+        try:
+            with contextlib.suppress(Unavailable):
+                await asyncio.shield(asyncio.wrap_future(left))
+                await self._ended.wait()
+        finally:
+            self._worker.forget(self)
 
     def take_memory(self) -> MemoryHandle:
         """The memory the sequence ended in; from now on the caller releases it."""
@@ -218,26 +265,30 @@ class Ticket:
         """Send input; waits while the engine is far behind."""
         batch = list(tokens)
         self._sent += len(batch)
-        sequence = await asyncio.wrap_future(self._sequence)
-        self._worker.call(lambda engine: engine.feed(sequence, batch, last=last))
-        if self._sent - self._fed >= self._limit and not self._over:
+
+        def give(engine: Engine) -> None:
+            if self._sequence is not None:
+                engine.feed(self._sequence, batch, last=last)
+
+        self._worker.tell(give)
+        if self._sent - self._fed >= self._limit and not self._ended.is_set():
             self._drained.clear()
             await self._drained.wait()
 
     async def events(self) -> AsyncIterator[Event]:
         """Events up to and including Done; raises the error of a Failed one."""
-        if self._sequence.done() and self._sequence.exception() is not None:
-            self._sequence.result()
         while True:
-            event = await self._next()
+            event = await self._events.get()
             if isinstance(event, Failed):
                 raise event.error
+            if isinstance(event, BaseException):
+                raise event
             yield event
             if isinstance(event, Done):
                 return
 
-    async def _next(self) -> Event:
-        """Next event, or the error of a submission that never reached the engine."""
-        if not self._sequence.done():
-            await asyncio.wrap_future(self._sequence)
-        return await self._events.get()
+
+def _log_failure(future: Future[object]) -> None:
+    error = future.exception()
+    if error is not None and not isinstance(error, Unavailable):
+        log.error("a command to the engine failed", exc_info=error)

@@ -44,9 +44,14 @@ class QuotedSentence:
 
 @dataclass(frozen=True)
 class GeneratedText:
-    """The next piece of text that was written, whole characters only."""
+    """The next piece of text that was written, whole characters only.
+
+    The counts are those so far, for a caller that has read enough; 0 where nobody counts.
+    """
 
     text: str
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
 
 
 FinishReason = Literal["stop", "length", "evidence", "no_evidence"]

@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 from memoserve.engine.sequence import SequenceRequest
 from memoserve.engine.worker import EngineWorker
+from memoserve.errors import OutOfRange
 from memoserve.generators.base import AnswerItem, AnswerRequest, Finished, GeneratedText
 from memoserve.generators.writing import Piece, write
 from memoserve.memory.window import RatioSchedule
@@ -18,11 +19,16 @@ class EngineGenerator:
     """Answers with the server's own model from the filled prompt; the memory is not used."""
 
     def __init__(
-        self, worker: EngineWorker, tokenizer: TextTokenizer, stop_ids: frozenset[int]
+        self,
+        worker: EngineWorker,
+        tokenizer: TextTokenizer,
+        stop_ids: frozenset[int],
+        max_positions: int,
     ) -> None:
         self._worker = worker
         self._tokenizer = tokenizer
         self._stop_ids = stop_ids
+        self._max_positions = max_positions
 
     @property
     def name(self) -> str:
@@ -30,11 +36,22 @@ class EngineGenerator:
         return "memory-model"
 
     async def answer(self, request: AnswerRequest) -> AsyncGenerator[AnswerItem, None]:
-        """Stream the answer; the last item is ``Finished``."""
+        """Stream the answer; the last item is ``Finished``.
+
+        Raises OutOfRange for a prompt that leaves no room within the model's trained length.
+        """
         turn = Message("user", request.prompt)
         prompt = self._tokenizer.render_chat([turn], add_generation_prompt=True)
         encoder = self._tokenizer.stream_encoder()
         ids = encode_prompt(prompt, encoder) + encoder.flush()
+        longest = self._max_positions - request.sampling.max_tokens
+        if len(ids) > longest:
+            raise OutOfRange(
+                f"the prompt with its evidence has {len(ids)} tokens; at most {longest} leave room "
+                f"for {request.sampling.max_tokens} of the answer: ask for fewer passages",
+                tokens=len(ids),
+                max_tokens=longest,
+            )
         generation = SequenceRequest(
             lambda _: None,
             RatioSchedule((0,)),
@@ -47,7 +64,7 @@ class EngineGenerator:
             async for piece in pieces:
                 if isinstance(piece, Piece):
                     if piece.text:
-                        yield GeneratedText(piece.text)
+                        yield GeneratedText(piece.text, len(ids), piece.tokens)
                     continue
                 yield Finished(
                     "length" if piece.reason == "length" else "stop",

@@ -12,14 +12,19 @@ from memoserve.models.tokenizer import TextTokenizer
 
 @dataclass(frozen=True)
 class Piece:
-    """Text of one drawn token; may be empty while a character is incomplete."""
+    """Text of one drawn token; may be empty while a character is incomplete.
+
+    ``tokens`` were drawn so far, ``queued_s`` passed until pages were given.
+    """
 
     text: str
+    tokens: int
+    queued_s: float
 
 
 @dataclass(frozen=True)
 class Written:
-    """The end. ``reason``: stop or length; ``queued_s`` until pages were given."""
+    """The end. ``reason``: stop or length; the rest as in ``Piece``."""
 
     reason: str
     tokens: int
@@ -42,7 +47,7 @@ async def write(
                     queued = event.queued_s
                 case TokenOut():
                     tokens += 1
-                    yield Piece(decoder.feed(event.token))
+                    yield Piece(decoder.feed(event.token), tokens, queued)
                 case Done():
-                    yield Piece(decoder.flush())
+                    yield Piece(decoder.flush(), tokens, queued)
                     yield Written(event.reason, tokens, queued)

@@ -109,25 +109,36 @@ class ModelConfig:
 
 
 def _read_beacon(config: Mapping[str, Any]) -> BeaconSettings:
-    given = {
-        key.removeprefix("beacon_"): value
-        for key, value in config.items()
-        if key.startswith("beacon_") and value is not None
-    }
-    ratios = given.get("ratio", BeaconSettings.ratios)
     default = BeaconSettings()
+
+    def given(name: str, otherwise: object) -> Any:
+        value = config.get(f"beacon_{name}")
+        return otherwise if value is None else value
+
+    def whole(name: str, otherwise: int) -> int:
+        return _whole(f"beacon_{name}", given(name, otherwise))
+
+    ratios, window = given("ratio", default.ratios), whole("window", default.window)
+    if not isinstance(ratios, list | tuple):
+        ratios = (ratios,)
     return BeaconSettings(
-        window=int(given.get("window", default.window)),
-        stride=int(given.get("stride", given.get("window", default.stride))),
-        ratios=(ratios,) if isinstance(ratios, int) else tuple(int(r) for r in ratios),
-        ratio_mix=str(given.get("ratio_mix", default.ratio_mix)),
-        placement=str(given.get("pos", default.placement)),
-        coverage=str(given.get("attn", default.coverage)),
-        attend_prev=bool(given.get("attend_prev", default.attend_prev)),
-        sink_size=int(given.get("sink_size", default.sink_size)),
-        param=frozenset(given.get("param", ())),
-        embed_init=str(given.get("embed_init", default.embed_init)),
+        window=window,
+        stride=whole("stride", window),
+        ratios=tuple(_whole("beacon_ratio", ratio) for ratio in ratios),
+        ratio_mix=str(given("ratio_mix", default.ratio_mix)),
+        placement=str(given("pos", default.placement)),
+        coverage=str(given("attn", default.coverage)),
+        attend_prev=bool(given("attend_prev", default.attend_prev)),
+        sink_size=whole("sink_size", default.sink_size),
+        param=frozenset(map(str, given("param", ()))),
+        embed_init=str(given("embed_init", default.embed_init)),
     )
+
+
+def _whole(field: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidArgument(field, f"a whole number is needed, not {value!r}")
+    return value
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -139,6 +150,8 @@ def read_config(directory: Path) -> ModelConfig:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InvalidArgument("model", f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InvalidArgument("model", f"{path} is not a JSON object")
     return parse_config(config)
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 
+from memoserve.engine.sampler import SamplingParams
 from memoserve.errors import InvalidArgument
 from memoserve.generators.base import AnswerRequest, Evidence, Finished, GeneratedText
 from memoserve.pipeline.prompts import check_template, fill, prompts_of
 from memoserve.pipeline.recall import Asking, Tally, recall_clues, write_from_memory
 from memoserve.pipeline.residents import Resident
-from memoserve.pipeline.retrieve import Shelf, check_retrieve, open_shelves, search
+from memoserve.pipeline.retrieve import Shelf, check_retrieve, open_shelves, search, spread
 from memoserve.pipeline.runtime import Runtime
 from memoserve.pipeline.sampling import ANSWER_TOKENS, resolve
 from memoserve.pipeline.stop import StopStrings
@@ -32,7 +34,6 @@ from memoserve.pipeline.values import (
     StageName,
     Task,
     Token,
-    Usage,
 )
 
 
@@ -44,7 +45,8 @@ class _Answer:
         self.query = query
         self.deadline = deadline
         self.tally = Tally()
-        self.usage = Usage()
+        self.recall_s = self.retrieve_s = self.generate_s = 0.0
+        self.refs: tuple[MemoryRef, ...] = query.memories
         self.text = ""
         self.reason = "stop"
 
@@ -56,6 +58,7 @@ class _Answer:
                 for ref in self.query.memories:
                     opened = self.runtime.residents.open(ref)
                     residents.append(await stack.enter_async_context(opened))
+                self.refs = tuple(resident.ref for resident in residents)
             if self.query.task is Task.MEMORY_ONLY:
                 stream = self._from_memory(residents)
             else:
@@ -67,16 +70,23 @@ class _Answer:
 
     @property
     def _uses_memory(self) -> bool:
-        if self.query.task is Task.MEMORAG:
+        if self.query.task in (Task.MEMORAG, Task.SUMMARIZE):
             asked = self.query.use_clues
             return self.runtime.model_info.clues_trusted if asked is None else asked
-        return self.query.task in (Task.MEMORY_ONLY, Task.SUMMARIZE)
+        return self.query.task is Task.MEMORY_ONLY
+
+    @property
+    def _summarizes(self) -> bool:
+        return self.query.task is Task.SUMMARIZE
 
     async def _from_memory(self, residents: list[Resident]) -> AsyncGenerator[QueryEvent, None]:
-        """The memory alone answers; several memories one after the other."""
+        """The memory alone answers; several memories one after the other, a line each."""
         yield Stage(StageName.GENERATE)
         began = time.monotonic()
-        for resident in residents:
+        for number, resident in enumerate(residents):
+            if number:
+                self.text += "\n"
+                yield Token("\n")
             asking = Asking(
                 resident,
                 ClueKind.DRAFT_ANSWER,
@@ -91,7 +101,7 @@ class _Answer:
                     if text:
                         yield Token(text)
         self.reason = self.tally.finish_reason
-        self.usage = replace(self.usage, generate_s=time.monotonic() - began)
+        self.generate_s = time.monotonic() - began
 
     async def _from_evidence(self, residents: list[Resident]) -> AsyncGenerator[QueryEvent, None]:
         clues: list[str] = []
@@ -103,10 +113,15 @@ class _Answer:
                     yield event
         yield Stage(StageName.RETRIEVE)
         began = time.monotonic()
-        refs = [resident.ref for resident in residents] or list(self.query.memories)
-        shelves = await open_shelves(self.runtime, refs, self.runtime.residents)
-        passages = await search(self.runtime, shelves, self._retrieve_query(clues))
-        self.usage = replace(self.usage, retrieve_s=time.monotonic() - began)
+        # Records of open memories are good even if they have been deleted meanwhile.
+        records = [resident.record for resident in residents]
+        if not records:
+            store = self.runtime.store
+            records = [store.get(ref.name, ref.version) for ref in self.query.memories]
+        shelves = await open_shelves(self.runtime, records)
+        self.refs = tuple(shelf.ref for shelf in shelves)
+        passages = await self._retrieve(shelves, clues)
+        self.retrieve_s = time.monotonic() - began
         for passage in passages:
             yield passage
         async with aclosing(self._generate(shelves, passages)) as answer:
@@ -116,29 +131,32 @@ class _Answer:
     async def _recall(self, residents: list[Resident]) -> AsyncGenerator[QueryEvent, None]:
         yield Stage(StageName.RECALL)
         began = time.monotonic()
-        kinds = self.query.kinds
-        if self.query.task is Task.SUMMARIZE:
-            kinds = (ClueKind.KEY_POINT,)
         asking = RecallQuery(
-            self.query.memories, self.query.query, kinds, language=self.query.language
+            self.query.memories,
+            self.query.query,
+            (ClueKind.KEY_POINT,) if self._summarizes else self.query.kinds,
+            language=self.query.language,
         )
         events = recall_clues(self.runtime, residents, asking, self.deadline, self.tally)
         async with aclosing(events) as recalled:
             async for event in recalled:
                 yield event
-        self.usage = replace(self.usage, recall_s=time.monotonic() - began)
+        self.recall_s = time.monotonic() - began
 
-    def _retrieve_query(self, clues: Sequence[str]) -> RetrieveQuery:
+    async def _retrieve(self, shelves: Sequence[Shelf], clues: Sequence[str]) -> list[Passage]:
         query = self.query
-        return RetrieveQuery(
+        asked = RetrieveQuery(
             memories=query.memories,
-            query="" if query.task is Task.SUMMARIZE and clues else query.query,
+            query="" if self._summarizes and clues else query.query,
             clues=tuple(clues),
             top_k=query.top_k,
             max_passages=query.max_passages,
             max_tokens=query.max_tokens,
             fusion=query.fusion,
         )
+        if self._summarizes and not clues and not query.query.strip():
+            return await asyncio.to_thread(spread, self.runtime, shelves, asked)
+        return await search(self.runtime, shelves, asked)
 
     # -- the answer ------------------------------------------------------------------------------
 
@@ -148,8 +166,7 @@ class _Answer:
         yield Stage(StageName.GENERATE)
         began = time.monotonic()
         generator = self.runtime.generator(self.query.generator)
-        refs = [shelf.ref for shelf in shelves]
-        request = self._answer_request(refs, passages)
+        request = self._answer_request(shelves[0].language, passages)
         stops = StopStrings(self.query.sampling.stop)
         async with aclosing(generator.answer(request)) as items:
             async for item in items:
@@ -162,64 +179,48 @@ class _Answer:
                     if text:
                         yield Token(text)
                     if stops.stopped:
+                        self._ended(Finished("stop", item.prompt_tokens, item.generated_tokens))
                         break
                 else:
                     self.tally.saw_token()
                     self.text += ("\n" if self.text else "") + item.text
                     places = (item.start_byte, item.end_byte, item.start_char, item.end_char)
-                    yield Quote(
-                        refs[item.memory], item.source_id, item.text, *places, item.score
-                    )
+                    memory = self.refs[item.memory]
+                    yield Quote(memory, item.source_id, item.text, *places, item.score)
         rest = stops.flush()
         if rest:
             self.text += rest
             yield Token(rest)
-        self.usage = replace(self.usage, generate_s=time.monotonic() - began)
+        self.generate_s = time.monotonic() - began
 
     def _ended(self, finished: Finished) -> None:
-        self.reason = finished.reason
+        # An answer that quotes nothing because nothing was found has used up its evidence, too.
+        self.reason = "evidence" if finished.reason == "no_evidence" else finished.reason
         self.tally.generated_tokens += finished.generated_tokens
         self.tally.prompt_tokens += finished.prompt_tokens
         self.tally.queue_s = max(self.tally.queue_s, finished.queued_s)
 
-    def _answer_request(
-        self, refs: Sequence[MemoryRef], passages: Sequence[Passage]
-    ) -> AnswerRequest:
+    def _answer_request(self, stored: Language, passages: Sequence[Passage]) -> AnswerRequest:
         query = self.query
-        summarize = query.task is Task.SUMMARIZE
-        prompts = prompts_of(self._language(refs[0]))
-        template = query.template or (prompts.summary if summarize else prompts.answer)
+        prompts = prompts_of(stored if query.language is Language.AUTO else query.language)
+        template = query.template or (prompts.summary if self._summarizes else prompts.answer)
         context = "\n\n".join(passage.text for passage in passages)
         return AnswerRequest(
             question=query.query,
-            evidence=tuple(_evidence(refs, passage) for passage in passages),
+            evidence=tuple(_evidence(self.refs, passage) for passage in passages),
             prompt=fill(template, {"context": context, "input": query.query}),
-            sampling=resolve(
-                query.sampling,
-                self.runtime.model.generation,
-                ANSWER_TOKENS,
-                self.runtime.limits.max_new_tokens,
-            ),
+            sampling=_answer_sampling(self.runtime, query),
             deadline=self.deadline,
         )
 
-    def _language(self, ref: MemoryRef) -> Language:
-        if self.query.language is not Language.AUTO:
-            return self.query.language
-        stored = self.runtime.store.get(ref.name, ref.version).meta.get("language")
-        return Language(stored) if isinstance(stored, str) else Language.EN
-
     def _final(self) -> Final:
-        tally = self.tally
         usage = replace(
-            self.usage,
-            prompt_tokens=tally.prompt_tokens,
-            generated_tokens=tally.generated_tokens,
-            queue_s=tally.queue_s,
-            first_token_s=tally.first_token_s,
-            first_clue_s=tally.first_clue_s,
+            self.tally.usage(),
+            recall_s=self.recall_s,
+            retrieve_s=self.retrieve_s,
+            generate_s=self.generate_s,
         )
-        return Final(self.text, self.reason, usage, self.query.memories)
+        return Final(self.text, self.reason, usage, self.refs)
 
 
 def _evidence(refs: Sequence[MemoryRef], passage: Passage) -> Evidence:
@@ -233,6 +234,27 @@ def _evidence(refs: Sequence[MemoryRef], passage: Passage) -> Evidence:
     )
 
 
+def _answer_sampling(runtime: Runtime, query: GenerateQuery) -> SamplingParams:
+    limit = runtime.limits.max_new_tokens
+    return resolve(query.sampling, runtime.model.generation, ANSWER_TOKENS, limit)
+
+
+def check_generate(runtime: Runtime, query: GenerateQuery) -> None:
+    """Raise InvalidArgument, naming the field, or NotFound, before anything is loaded."""
+    summarizes = query.task is Task.SUMMARIZE
+    if not query.query.strip() and not summarizes:
+        raise InvalidArgument("query", "is empty")
+    if not query.kinds:
+        raise InvalidArgument("kinds", "name at least one")
+    if query.template:
+        check_template(query.template, ("context",) if summarizes else ("context", "input"))
+    if query.task is not Task.MEMORY_ONLY:
+        runtime.generator(query.generator)
+        limits = (query.top_k, query.max_passages, query.max_tokens)
+        check_retrieve(RetrieveQuery(query.memories, query.query, (), *limits, query.fusion))
+    _answer_sampling(runtime, query)
+
+
 async def generate(
     runtime: Runtime, query: GenerateQuery, deadline: float | None
 ) -> AsyncGenerator[QueryEvent, None]:
@@ -242,20 +264,7 @@ async def generate(
     out of range), NotFound (memory, generator), FailedPrecondition, ResourceExhausted,
     DeadlineExceeded.
     """
-    summarize = query.task is Task.SUMMARIZE
-    if not query.query.strip() and not summarize:
-        raise InvalidArgument("query", "is empty")
-    if query.template:
-        check_template(query.template, ("context",) if summarize else ("context", "input"))
-    if query.task is not Task.MEMORY_ONLY:
-        runtime.generator(query.generator)
-        check_retrieve(RetrieveQuery(
-            query.memories, query.query, (), query.top_k, query.max_passages, query.max_tokens,
-            query.fusion,
-        ))
-    resolve(
-        query.sampling, runtime.model.generation, ANSWER_TOKENS, runtime.limits.max_new_tokens
-    )
+    check_generate(runtime, query)
     async with aclosing(_Answer(runtime, query, deadline).events()) as events:
         async for event in events:
             yield event

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field, replace
 
+from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.sequence import SequenceRequest
 from memoserve.errors import InvalidArgument
 from memoserve.generators.writing import Written, write
@@ -21,11 +22,15 @@ from memoserve.pipeline.stop import StopStrings
 from memoserve.pipeline.values import (
     Clue,
     ClueKind,
+    Final,
     Language,
     QueryEvent,
     RecallQuery,
     SamplingOptions,
+    Stage,
+    StageName,
     Token,
+    Usage,
 )
 
 
@@ -55,7 +60,18 @@ class Tally:
         """Add a finished generation."""
         self.generated_tokens += written.tokens
         self.queue_s = max(self.queue_s, written.queued_s)
-        self.finish_reason = written.reason
+        if written.reason == "length":
+            self.finish_reason = "length"  # of several generations, one was cut
+
+    def usage(self) -> Usage:
+        """The counts so far."""
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            generated_tokens=self.generated_tokens,
+            queue_s=self.queue_s,
+            first_token_s=self.first_token_s,
+            first_clue_s=self.first_clue_s,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,18 +93,14 @@ async def write_from_memory(
     contents = asking.resident.contents
     language = contents.language if asking.language is Language.AUTO else asking.language
     instruction = fill(prompts_of(language).clues[asking.kind], {"input": asking.query})
-    ids = Conversation(runtime.tokenizer, language).ask(contents, instruction)
+    # The closing words behind the document are those that go with its opening.
+    ids = Conversation(runtime.tokenizer, contents.language).ask(contents, instruction)
     if len(ids) > runtime.limits.max_query_tokens:
         raise InvalidArgument(
             "query", f"{len(ids)} tokens with the instruction, at most "
             f"{runtime.limits.max_query_tokens} are taken",
         )
-    sampling = resolve(
-        asking.sampling,
-        runtime.model.generation,
-        MAX_NEW_TOKENS[asking.kind],
-        runtime.limits.max_new_tokens,
-    )
+    sampling = _sampling(runtime, asking.sampling, asking.kind)
     tally.prompt_tokens += len(ids)
     request = SequenceRequest(
         lambda _: None,
@@ -105,11 +117,52 @@ async def write_from_memory(
             if isinstance(piece, Written):
                 tally.ended(piece)
                 continue
-            tally.saw_token()
+            if piece.tokens:
+                tally.saw_token()
             yield stops.feed(piece.text)
             if stops.stopped:
+                tally.ended(Written("stop", piece.tokens, piece.queued_s))
                 return
     yield stops.flush()
+
+
+def check_recall(runtime: Runtime, query: RecallQuery) -> None:
+    """Raise InvalidArgument, naming the field, before anything is loaded for a bad query."""
+    if not query.kinds:
+        raise InvalidArgument("kinds", "name at least one")
+    if not query.query.strip() and set(query.kinds) != {ClueKind.KEY_POINT}:
+        raise InvalidArgument("query", "is empty")
+    for kind in query.kinds:
+        _sampling(runtime, query.sampling, kind)
+
+
+def _sampling(runtime: Runtime, options: SamplingOptions, kind: ClueKind) -> SamplingParams:
+    limit = runtime.limits.max_new_tokens
+    return resolve(options, runtime.model.generation, MAX_NEW_TOKENS[kind], limit)
+
+
+async def recall(
+    runtime: Runtime, query: RecallQuery, deadline: float | None
+) -> AsyncGenerator[QueryEvent, None]:
+    """Stream clues as they are written; the last event is Final.
+
+    Raises InvalidArgument naming the field, NotFound, DataLoss, FailedPrecondition,
+    ResourceExhausted, DeadlineExceeded.
+    """
+    check_recall(runtime, query)
+    tally = Tally()
+    yield Stage(StageName.RECALL)
+    async with AsyncExitStack() as stack:
+        residents = [
+            await stack.enter_async_context(runtime.residents.open(ref))
+            for ref in query.memories
+        ]
+        events = recall_clues(runtime, residents, query, deadline, tally)
+        async with aclosing(events) as clues:
+            async for event in clues:
+                yield event
+    usage = replace(tally.usage(), recall_s=time.monotonic() - tally.started)
+    yield Final("", tally.finish_reason, usage, tuple(resident.ref for resident in residents))
 
 
 async def recall_clues(
@@ -124,10 +177,6 @@ async def recall_clues(
     A clue is dropped where it is empty, said twice, too short or the acknowledgement; dropped
     ones are told only with ``return_dropped``.
     """
-    if not query.query.strip() and set(query.kinds) != {ClueKind.KEY_POINT}:
-        raise InvalidArgument("query", "is empty")
-    if not query.kinds:
-        raise InvalidArgument("kinds", "name at least one")
     rules = ClueRules(
         runtime.clue_rules.min_words,
         runtime.clue_rules.min_chars,

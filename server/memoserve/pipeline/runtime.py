@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from memoserve.engine.worker import EngineWorker
@@ -29,9 +30,19 @@ class Limits:
     embed_batch: int = 32
 
 
+# Of an identity: what stored keys and values depend on, and what stored vectors depend on.
+PAGE_KEYS = ("model_fingerprint", "tokenizer_fingerprint")
+INDEX_KEYS = ("embedder_fingerprint",)
+
+
 @dataclass(frozen=True)
 class Runtime:
-    """Parts of a running server. ``identity`` is what a stored memory must match."""
+    """Parts of a running server.
+
+    ``identity`` is written into every version, to be matched when it is used. ``indexing`` runs
+    what waits for the embedder on behalf of Memorize calls, so that however many there are they
+    take no thread that a query needs.
+    """
 
     model: LoadedModel
     model_info: ModelInfo
@@ -46,6 +57,7 @@ class Runtime:
     default_generator: str
     metrics: Metrics
     identity: Mapping[str, str]
+    indexing: Executor
     clue_rules: ClueRules
     limits: Limits
     device: str
@@ -57,6 +69,10 @@ class Runtime:
         if chosen not in self.generators:
             raise NotFound("generator", chosen)
         return self.generators[chosen]
+
+    def identity_of(self, keys: tuple[str, ...]) -> dict[str, str]:
+        """The part of the identity that a use depends on."""
+        return {key: self.identity[key] for key in keys}
 
     @property
     def stop_ids(self) -> frozenset[int]:

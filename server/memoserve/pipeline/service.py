@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import replace
 
 from memoserve import __version__
@@ -15,9 +15,10 @@ from memoserve.pipeline.api import MAX_MESSAGE_BYTES, MAX_PIECE_BYTES, MAX_QUERY
 from memoserve.pipeline.catalog import Catalog
 from memoserve.pipeline.generate import generate
 from memoserve.pipeline.memorize import memorize
-from memoserve.pipeline.recall import Tally, recall_clues
-from memoserve.pipeline.retrieve import open_shelves, search
+from memoserve.pipeline.recall import recall
+from memoserve.pipeline.retrieve import retrieve
 from memoserve.pipeline.runtime import Runtime
+from memoserve.pipeline.tasks import in_thread, settled, until
 from memoserve.pipeline.values import (
     CreateSpec,
     Final,
@@ -30,11 +31,8 @@ from memoserve.pipeline.values import (
     RecallQuery,
     RetrieveQuery,
     ServerInfo,
-    Stage,
-    StageName,
     TextPiece,
     Token,
-    Usage,
 )
 
 DEFAULT_PAGE_SIZE = 50
@@ -75,7 +73,7 @@ class MemoPipeline:
 
     async def create(self, spec: CreateSpec) -> MemoryView:
         """Make an empty memory."""
-        return await asyncio.to_thread(self._catalog.create, spec)
+        return await in_thread(self._catalog.create, spec)
 
     async def get(self, ref: MemoryRef) -> MemoryView:
         """One memory."""
@@ -97,10 +95,13 @@ class MemoPipeline:
         etag: str,
     ) -> MemoryView:
         """Replace labels or description."""
-        return await asyncio.to_thread(self._catalog.update, name, labels, description, etag)
+        return await in_thread(self._catalog.update, name, labels, description, etag)
 
     async def delete(self, name: MemoryName, etag: str) -> None:
         """Remove a memory; who reads it finishes."""
+        await settled(asyncio.create_task(self._delete(name, etag)))
+
+    async def _delete(self, name: MemoryName, etag: str) -> None:
         uid = await asyncio.to_thread(self._catalog.delete, name, etag)
         self._runtime.residents.forget(uid)
 
@@ -114,68 +115,45 @@ class MemoPipeline:
         deadline: float | None = None,
     ) -> AsyncGenerator[MemorizeEvent, None]:
         """Stream a text into the next version of a memory."""
-        return memorize(self._runtime, self._catalog, header, pieces, deadline)
+        return until(memorize(self._runtime, self._catalog, header, pieces, deadline), deadline)
 
-    async def recall(
+    def recall(
         self, query: RecallQuery, *, deadline: float | None = None
     ) -> AsyncGenerator[QueryEvent, None]:
         """Clues as they are written."""
-        tally = Tally()
-        yield Stage(StageName.RECALL)
-        async with AsyncExitStack() as stack:
-            residents = [
-                await stack.enter_async_context(self._runtime.residents.open(ref))
-                for ref in _distinct(query.memories)
-            ]
-            events = recall_clues(self._runtime, residents, query, deadline, tally)
-            async with aclosing(events) as clues:
-                async for event in clues:
-                    yield event
-            refs = tuple(resident.ref for resident in residents)
-        usage = Usage(
-            prompt_tokens=tally.prompt_tokens,
-            generated_tokens=tally.generated_tokens,
-            queue_s=tally.queue_s,
-            recall_s=time.monotonic() - tally.started,
-            first_token_s=tally.first_token_s,
-            first_clue_s=tally.first_clue_s,
-        )
-        self._observe("recall", usage)
-        yield Final("", tally.finish_reason, usage, refs)
+        query = replace(query, memories=_distinct(query.memories))
+        return self._observed("recall", until(recall(self._runtime, query, deadline), deadline))
 
-    async def retrieve(
+    def retrieve(
         self, query: RetrieveQuery, *, deadline: float | None = None
     ) -> AsyncGenerator[QueryEvent, None]:
         """Passages of the query and the clues that the caller names."""
-        began = time.monotonic()
-        yield Stage(StageName.RETRIEVE)
-        refs = _distinct(query.memories)
-        shelves = await open_shelves(self._runtime, refs, self._runtime.residents)
-        for passage in await search(self._runtime, shelves, query):
-            yield passage
-        usage = Usage(retrieve_s=time.monotonic() - began)
-        yield Final("", "evidence", usage, tuple(shelf.ref for shelf in shelves))
+        query = replace(query, memories=_distinct(query.memories))
+        return until(retrieve(self._runtime, query), deadline)
 
-    async def generate(
+    def generate(
         self, query: GenerateQuery, *, deadline: float | None = None
     ) -> AsyncGenerator[QueryEvent, None]:
         """An answer with its clues and evidence."""
         query = replace(query, memories=_distinct(query.memories))
+        return self._observed("generate", until(generate(self._runtime, query, deadline), deadline))
+
+    async def _observed(
+        self, stage: str, stream: AsyncGenerator[QueryEvent, None]
+    ) -> AsyncGenerator[QueryEvent, None]:
+        """The same events; their times go into the metrics."""
+        metrics = self._runtime.metrics
         last: float | None = None
-        async with aclosing(generate(self._runtime, query, deadline)) as events:
+        async with aclosing(stream) as events:
             async for event in events:
                 if isinstance(event, Token):
                     now = time.monotonic()
                     if last is not None:
-                        self._runtime.metrics.between_tokens_seconds.observe(now - last)
+                        metrics.between_tokens_seconds.observe(now - last)
                     last = now
-                if isinstance(event, Final):
-                    self._observe("generate", event.usage)
+                if isinstance(event, Final) and event.usage.first_token_s is not None:
+                    metrics.first_token_seconds.labels(stage).observe(event.usage.first_token_s)
                 yield event
-
-    def _observe(self, stage: str, usage: Usage) -> None:
-        if usage.first_token_s is not None:
-            self._runtime.metrics.first_token_seconds.labels(stage).observe(usage.first_token_s)
 
 
 def _distinct(refs: Sequence[MemoryRef]) -> tuple[MemoryRef, ...]:

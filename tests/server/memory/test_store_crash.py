@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from memoserve.errors import MemoserveError, ResourceExhausted, Unavailable
-from memoserve.memory.durable import HOOK_POINTS, WRITE
+from memoserve.errors import Aborted, MemoserveError, ResourceExhausted, Unavailable
+from memoserve.memory.durable import FSYNC_DIR, HOOK_POINTS, WRITE
 from memoserve.memory.names import MemoryName, from_dir_name
 from memoserve.memory.store import Store
 
@@ -282,6 +282,11 @@ def test_an_io_error_is_told_and_memory_agrees_with_disk(
                 told += 1
             fault.seen = None  # the disk is well again
             assert not any((place / "tmp").iterdir())
+            assert state_of(store) == check_state(copy(place, tmp_path / f"{number}-now"))
+            if state_of(store) == before and not lasting:  # a lasting one kept us from tidying
+                assert {path.name for path in (place / "files").rglob("*/*")} == needed_files(
+                    before
+                )
             if state_of(store) == before:  # and the same change goes through
                 change(store)
             assert state_of(store) == after
@@ -292,3 +297,25 @@ def test_an_io_error_is_told_and_memory_agrees_with_disk(
             break
         number += 1
     assert number >= told >= 2  # steps after the change is durable may fail unseen
+
+
+def test_a_commit_that_failed_after_it_was_true_is_found_by_its_request(root: Path) -> None:
+    def fail_to_sync(point: str, path: Path) -> None:
+        # the second time: after the manifest, then after the head
+        if armed and point == FSYNC_DIR and path.name.startswith("book"):
+            armed.pop()
+            if not armed:
+                raise OSError(errno.EIO, "sync failed")
+
+    armed: list[int] = []
+    with Store.open(root, hook=fail_to_sync) as store, store.writer(NAME) as writer:
+        with writer.stage() as staging:
+            staging.write_bytes("tail", b"3")
+            armed += [1, 2]
+            with pytest.raises(Unavailable, match="sync failed"):
+                staging.commit({}, request_id="again")
+        assert store.load(store.get(NAME), "tail") == b"3"
+        found = store.find_request(NAME, "again")
+        assert found is not None and found.version == store.get(NAME).version == 3
+        with writer.stage() as staging, pytest.raises(Aborted, match="at version 3, not 2"):
+            staging.commit({})
