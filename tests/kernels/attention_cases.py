@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from memoserve_kernels.layout import AttentionLayout, SequenceLayout
 from torch import Tensor
+
+from memoserve_kernels.layout import AttentionLayout, SequenceLayout
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from memoserve_kernels import cpu, ops, reference
 
+from memoserve_kernels import cpu, ops, reference
 from tests.kernels.attention_cases import Shape, Step, make_step
 
 # Odd sizes, page borders (pages of 4), empty memories, one row, chunks inside a window.
@@ -136,13 +137,17 @@ def test_backend_choice(
 
 def test_the_door_goes_where_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     step = make_step([Shape(3, 4)])
-    called = []
-    for name, backend in (("cpu", cpu), ("reference", reference)):
-        monkeypatch.setattr(
-            backend,
-            "window_attention",
-            lambda q, *rest, name=name: called.append(name) or q,
-        )
+    called: list[str] = []
+
+    def note(name: str) -> Callable[..., torch.Tensor]:
+        def attention(q: torch.Tensor, *_: object) -> torch.Tensor:
+            called.append(name)
+            return q
+
+        return attention
+
+    monkeypatch.setattr(cpu, "window_attention", note("cpu"))
+    monkeypatch.setattr(reference, "window_attention", note("reference"))
     for forced in ("reference", "cpu"):
         monkeypatch.setenv("MEMOSERVE_BACKEND", forced)
         ops.window_attention(step.q, step.kv, step.layout, step.scale)

@@ -6,12 +6,15 @@ import math
 
 import pytest
 import torch
-from memoserve_kernels import ops
-from memoserve_kernels.layout import Rotation
 from torch import Tensor
 
+from memoserve_kernels import ops
+from memoserve_kernels.layout import Rotation
+
 BY_DTYPE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}
-by_dtype = pytest.mark.parametrize(("dtype", "atol"), BY_DTYPE.items(), ids=["fp64", "fp32", "bf16"])
+by_dtype = pytest.mark.parametrize(
+    ("dtype", "atol"), BY_DTYPE.items(), ids=["fp64", "fp32", "bf16"]
+)
 
 
 def frequencies(dim: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -96,9 +99,7 @@ def test_evict_moves_values_and_turns_keys_once(dtype: torch.dtype, atol: float)
         ops.append(k[layer], v[layer], written, kv[layer], torch.tensor(sources))
     before = kv.clone()
     deltas = torch.tensor(new) - torch.tensor(old)
-    ops.evict_window(
-        kv, torch.tensor(sources), torch.tensor(targets), Rotation(deltas, inv_freq)
-    )
+    ops.evict_window(kv, torch.tensor(sources), torch.tensor(targets), Rotation(deltas, inv_freq))
     for layer in range(layers):
         wanted = turned(k[layer], new)
         for row, slot in enumerate(targets):

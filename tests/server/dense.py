@@ -79,7 +79,9 @@ class DenseModel:
             rows += [None] * (self.config["beacon_window"] // ratio)
         return rows
 
-    def _step_expansion(self, rows: list[int | None], past: int, held: int) -> tuple[Tensor, Tensor]:
+    def _step_expansion(
+        self, rows: list[int | None], past: int, held: int
+    ) -> tuple[Tensor, Tensor]:
         """Positions of the new rows and the mask, beacon by beacon."""
         total = past + held + len(rows)
         ratio = self.ratios[self.windows % len(self.ratios)]
@@ -106,7 +108,7 @@ class DenseModel:
         positions = torch.arange(past + held, total)
         return positions, torch.arange(total) <= positions[:, None]
 
-    # -- the transformer ----------------------------------------------------------------------------
+    # -- the transformer ------------------------------------------------------------------------
 
     def _forward(self, piece: Sequence[int]) -> Tensor:
         past = self.sink[0][0].shape[0] + self.beacons[0][0].shape[0]
@@ -131,7 +133,8 @@ class DenseModel:
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         scale = (x.pow(2).mean(-1, keepdim=True) + self.config["rms_norm_eps"]).sqrt()
-        return self.tensors[name] * x / scale
+        normed: Tensor = self.tensors[name] * x / scale
+        return normed
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
         out = x @ self.tensors[f"{name}.weight"].T
@@ -152,7 +155,9 @@ class DenseModel:
         name = f"model.layers.{layer}"
         normed = self._norm(x, f"{name}.input_layernorm.weight")
         dim = self.config["hidden_size"] // self.config["num_attention_heads"]
-        q, k, v = (self._project(normed, layer, w, is_beacon).unflatten(-1, (-1, dim)) for w in "qkv")
+        q, k, v = (
+            self._project(normed, layer, w, is_beacon).unflatten(-1, (-1, dim)) for w in "qkv"
+        )
         window_k, window_v = self.window[layer]
         self.window[layer] = (torch.cat([window_k, k]), torch.cat([window_v, v]))
         keys, values = self.memory(layer)

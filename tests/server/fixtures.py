@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
 from memoserve.engine.build import EngineOptions, build_engine
 from memoserve.engine.engine import Engine
 from memoserve.engine.sampler import SamplingParams
@@ -33,8 +36,6 @@ from memoserve.models.config import parse_config
 from memoserve.models.layers import BeaconLM
 from memoserve.models.loader import LoadedModel, build_model
 from memoserve.models.rope import read_rope
-from safetensors.torch import save_file
-from torch import Tensor
 
 
 def tiny_config(family: str = "qwen2", **changes: Any) -> dict[str, Any]:
@@ -180,6 +181,16 @@ class Outcome:
         memory: MemoryHandle | None = self._of(Done)[0].memory
         assert memory is not None, "no memory was kept"
         return memory
+
+
+def is_resident(handle: MemoryHandle) -> bool:
+    """In pages, now."""
+    return handle.paged is not None
+
+
+def is_spilled(handle: MemoryHandle | Sequence) -> bool:
+    """In host tensors, now."""
+    return handle.paged is None and handle.host is not None
 
 
 @dataclass

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
 from memoserve.engine.build import policy_of, rules_of
 from memoserve.engine.sequence import Logits, MemoryHandle
 from memoserve.memory import window as win
@@ -17,9 +20,6 @@ from memoserve.memory.memory import HostState
 from memoserve.memory.ratio import settle
 from memoserve.memory.window import RatioSchedule, WindowRules
 from memoserve.models.loader import LoadedModel
-from safetensors.torch import load_file
-from torch import Tensor
-
 from tests.server.fixtures import Driver, Outcome, make_driver, make_model
 
 DEFAULT_DIRECTORY = Path(__file__).parents[1] / "data" / "golden"

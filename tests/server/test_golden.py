@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from memoserve.engine.model_runner import Chunk, ModelRunner
 from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.sequence import Logits, MemoryHandle
@@ -22,7 +23,6 @@ from memoserve.memory import window as win
 from memoserve.memory.window import WindowState
 from memoserve.models.config import parse_config
 from memoserve.models.loader import load_model
-
 from tests.server.fixtures import Driver, Outcome, make_driver, make_model, write_checkpoint
 from tests.server.golden import Case, golden_directory, golden_paths
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,29 +28,38 @@ from memoserve.models.loader import LoadedModel, load_model, resolve_directory
 from memoserve.models.tokenizer import TextTokenizer
 from memoserve.pipeline.clues import ClueRules
 from memoserve.pipeline.residents import Residents
-from memoserve.pipeline.runtime import Limits, Runtime
+from memoserve.pipeline.runtime import PAGE_KEYS, Limits, Runtime
 from memoserve.pipeline.service import MemoPipeline
 from memoserve.pipeline.values import ModelInfo
-from memoserve.retrieval.embedder import TransformerEmbedder
+from memoserve.retrieval.embedder import Embedder
 from memoserve.retrieval.minilm import load_minilm
 from memoserve_kernels import ops
+
+# Threads that cut and embed for Memorize calls; the embedder itself runs on one of its own.
+INDEXING_THREADS = 2
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is loaded from files, the store apart."""
+
+    model: LoadedModel
+    tokenizer: TextTokenizer
+    embedder: Embedder
 
 
 @dataclass(frozen=True)
 class Assembled:
-    """The parts of a server that have to be started and closed."""
+    """A server without its edge; ``close`` ends what runs in it."""
 
     pipeline: MemoPipeline
     metrics: Metrics
-    store: Store
-    worker: EngineWorker
-    embedder: TransformerEmbedder
+    runtime: Runtime
+    closing: ExitStack
 
     def close(self) -> None:
         """Stop the engine, then let go of files and threads."""
-        self.worker.stop()
-        self.embedder.close()
-        self.store.close()
+        self.closing.close()
 
 
 def assemble(config: ServerConfig) -> Assembled:
@@ -62,48 +73,66 @@ def assemble(config: ServerConfig) -> Assembled:
     directory = resolve_directory(config.model)
     model = load_model(str(directory), dtype=None if config.dtype == "auto" else config.dtype)
     tokenizer = TextTokenizer.from_directory(directory)
+    embedder = load_minilm()
+    assembled = put_together(config, Parts(model, tokenizer, embedder))
+    assembled.closing.callback(embedder.close)
+    return assembled
+
+
+def put_together(config: ServerConfig, parts: Parts) -> Assembled:
+    """A running server without its edge, from loaded parts; errors as ``assemble``."""
+    model, tokenizer, embedder = parts.model, parts.tokenizer, parts.embedder
     _check_vocabulary(model, tokenizer)
     policy = policy_of(model, config.ratio)
     metrics = Metrics()
     engine = build_engine(model, _engine_options(config), metrics)
     check_default_ratio(engine.rules, policy)
-    embedder = load_minilm()
-    store = Store.open(config.data_dir, keep_versions=config.keep_versions)
     worker = EngineWorker(engine)
+    generators = _generators(config, parts, worker)
     identity = _identity(model, tokenizer, embedder)
-    stop_ids = model.eos_ids | ({tokenizer.eos_id} if tokenizer.eos_id is not None else set())
-    generators: dict[str, Generator] = {
-        generator.name: generator
-        for generator in (
-            QuoteGenerator(embedder),
-            EngineGenerator(worker, tokenizer, frozenset(stop_ids)),
+    with ExitStack() as closing:
+        store = Store.open(config.data_dir, keep_versions=config.keep_versions)
+        closing.callback(store.close)
+        pages = {key: identity[key] for key in PAGE_KEYS}
+        indexing = ThreadPoolExecutor(INDEXING_THREADS, "memoserve-indexing")
+        closing.callback(indexing.shutdown, cancel_futures=True)
+        runtime = Runtime(
+            model=model,
+            model_info=_model_info(model, config),
+            tokenizer=tokenizer,
+            worker=worker,
+            shape=kv_shape(model),
+            policy=policy,
+            store=store,
+            residents=Residents(store, worker, pages, embedder.dimension),
+            embedder=embedder,
+            generators=generators,
+            default_generator=config.generator,
+            metrics=metrics,
+            identity=identity,
+            indexing=indexing,
+            clue_rules=ClueRules(),
+            limits=Limits(),
+            device=config.device,
+            backend=ops.backend_name(torch.device(config.device), model.dtype),
         )
+        pipeline = MemoPipeline(runtime)
+        worker.start()
+        closing.callback(worker.stop)
+        return Assembled(pipeline, metrics, runtime, closing.pop_all())
+
+
+def _generators(config: ServerConfig, parts: Parts, worker: EngineWorker) -> dict[str, Generator]:
+    model, tokenizer = parts.model, parts.tokenizer
+    stop_ids = model.eos_ids | ({tokenizer.eos_id} if tokenizer.eos_id is not None else set())
+    writes = EngineGenerator(worker, tokenizer, frozenset(stop_ids), model.rope.max_positions)
+    generators: dict[str, Generator] = {
+        generator.name: generator for generator in (QuoteGenerator(parts.embedder), writes)
     }
     if config.generator not in generators:
         known = ", ".join(generators)
-        store.close()
         raise InvalidArgument("generator", f"{config.generator!r}; known: {known}")
-    runtime = Runtime(
-        model=model,
-        model_info=_model_info(model, config),
-        tokenizer=tokenizer,
-        worker=worker,
-        shape=kv_shape(model),
-        policy=policy,
-        store=store,
-        residents=Residents(store, worker, identity, embedder.dimension),
-        embedder=embedder,
-        generators=generators,
-        default_generator=config.generator,
-        metrics=metrics,
-        identity=identity,
-        clue_rules=ClueRules(),
-        limits=Limits(),
-        device=config.device,
-        backend=ops.backend_name(torch.device(config.device), model.dtype),
-    )
-    worker.start()
-    return Assembled(MemoPipeline(runtime), metrics, store, worker, embedder)
+    return generators
 
 
 def _engine_options(config: ServerConfig) -> EngineOptions:
@@ -125,9 +154,7 @@ def _check_vocabulary(model: LoadedModel, tokenizer: TextTokenizer) -> None:
         )
 
 
-def _identity(
-    model: LoadedModel, tokenizer: TextTokenizer, embedder: TransformerEmbedder
-) -> dict[str, str]:
+def _identity(model: LoadedModel, tokenizer: TextTokenizer, embedder: Embedder) -> dict[str, str]:
     """What a stored memory must agree with to be used by this server."""
     return {
         "model": model.name,

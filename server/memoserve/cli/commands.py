@@ -6,20 +6,17 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
-from tqdm import tqdm
-
+from memoserve.cli.progress import Bar
 from memoserve.cli.tables import table
 from memoserve_client import (
     Client,
     Clue,
-    Committed,
+    ClueKind,
     Final,
-    MemorizeEvent,
     Memory,
-    Notice,
     Passage,
-    Progress,
     Quote,
     SamplingOptions,
     Source,
@@ -28,7 +25,7 @@ from memoserve_client import (
     WriteMode,
 )
 
-PIECE_CHARS = 1 << 16
+DEFAULT_TIMEOUT_S = 60.0
 
 
 def connect(arguments: argparse.Namespace) -> Client:
@@ -36,37 +33,11 @@ def connect(arguments: argparse.Namespace) -> Client:
     return Client(arguments.target, namespace=arguments.namespace, insecure=arguments.insecure)
 
 
-class Bar:
-    """A progress bar of a Memorize; plain lines where standard error is no terminal."""
-
-    def __init__(self, text_bytes: int | None, quiet: bool = False) -> None:
-        self._bar = tqdm(
-            total=None,
-            unit="tok",
-            unit_scale=True,
-            desc="memorize",
-            disable=quiet,
-            mininterval=0.2,
-            file=sys.stderr,
-            ascii=not sys.stderr.isatty(),
-        )
-        self._bytes = text_bytes
-
-    def __call__(self, event: MemorizeEvent) -> None:
-        """Show an event."""
-        if isinstance(event, Progress):
-            self._bar.total = max(event.tokens_received, event.tokens_done)
-            self._bar.set_postfix(beacons=event.memory_rows, passages=event.passages, refresh=False)
-            self._bar.update(event.tokens_done - self._bar.n)
-        elif isinstance(event, Notice):
-            self._bar.write(f"{event.code}: {event.message}", file=sys.stderr)
-        elif isinstance(event, Committed):
-            self._bar.close()
-
-
 def _sources(files: list[str]) -> Iterator[Source]:
     for name in files:
         if name == "-":
+            if sys.stdin is None:
+                raise ValueError("standard input is closed: name a file")
             yield Source("stdin", sys.stdin.buffer)
         else:
             yield Source(Path(name).name, Path(name).read_bytes())
@@ -74,23 +45,29 @@ def _sources(files: list[str]) -> Iterator[Source]:
 
 def memorize(arguments: argparse.Namespace) -> int:
     """Write files into a memory."""
-    with connect(arguments) as client:
-        committed = client.memorize(
-            arguments.memory,
-            _sources(arguments.files),
-            on_event=Bar(None, arguments.quiet),
-            timeout=arguments.timeout,
-            mode=WriteMode.REPLACE if arguments.replace else WriteMode.APPEND,
-            ratio=arguments.ratio,
-            request_id=arguments.request_id,
-            index=not arguments.no_index,
-            allow_extrapolation=arguments.allow_extrapolation,
-        )
-    memory = committed.memory
-    print(
-        f"{memory.name}@{memory.version}: {committed.tokens_added} tokens in "
-        f"{committed.seconds:.1f} s"
+    sources = list(_sources(arguments.files))
+    sizes = [len(source.text) if isinstance(source.text, bytes) else None for source in sources]
+    bar = Bar(
+        sum(size or 0 for size in sizes) if None not in sizes else None, quiet=arguments.quiet
     )
+    try:
+        with connect(arguments) as client:
+            committed = client.memorize(
+                arguments.memory,
+                sources,
+                on_event=bar,
+                timeout=arguments.timeout,
+                mode=WriteMode.REPLACE if arguments.replace else WriteMode.APPEND,
+                ratio=arguments.ratio,
+                request_id=arguments.request_id,
+                index=not arguments.no_index,
+                allow_extrapolation=arguments.allow_extrapolation,
+            )
+    finally:
+        bar.close()
+    memory = committed.memory
+    again = "committed before" if committed.replayed else f"in {committed.seconds:.1f} s"
+    print(f"{memory.name}@{memory.version}: {committed.tokens_added} tokens {again}")
     return 0
 
 
@@ -100,17 +77,30 @@ def _refs(arguments: argparse.Namespace) -> list[str]:
 
 def recall(arguments: argparse.Namespace) -> int:
     """Print clues as they come."""
-    sampling = SamplingOptions(max_tokens=arguments.max_tokens)
     with (
         connect(arguments) as client,
         client.recall(
-            _refs(arguments), arguments.query, timeout=arguments.timeout, sampling=sampling
+            _refs(arguments),
+            arguments.query,
+            timeout=arguments.timeout,
+            kinds=[ClueKind(kind) for kind in arguments.kind or ()],
+            sampling=SamplingOptions(max_tokens=arguments.max_tokens),
         ) as events,
     ):
         for event in events:
             if isinstance(event, Clue):
-                print(f"[{event.kind.value}] {event.text}", flush=True)
+                print_clue(event)
     return 0
+
+
+def print_clue(clue: Clue, out: TextIO | None = None) -> None:
+    """One clue with its kind."""
+    print(f"[{clue.kind.value}] {clue.text}", file=out, flush=True)
+
+
+def _within(arguments: argparse.Namespace) -> float:
+    """Seconds a short call may take."""
+    return DEFAULT_TIMEOUT_S if arguments.timeout is None else float(arguments.timeout)
 
 
 def print_passage(passage: Passage) -> None:
@@ -135,7 +125,7 @@ def retrieve(arguments: argparse.Namespace) -> int:
 
 
 def generate(arguments: argparse.Namespace) -> int:
-    """Print the answer as it is written."""
+    """Print the answer as it is written, the clues it rests on to standard error."""
     with (
         connect(arguments) as client,
         client.generate(
@@ -150,7 +140,9 @@ def generate(arguments: argparse.Namespace) -> int:
         ) as events,
     ):
         for event in events:
-            if isinstance(event, Token):
+            if isinstance(event, Clue):
+                print_clue(event, sys.stderr)
+            elif isinstance(event, Token):
                 print(event.text, end="", flush=True)
             elif isinstance(event, Quote):
                 print(f"{event.text}  [{event.source_id or 'text'}:{event.start_char}]", flush=True)
@@ -170,7 +162,7 @@ def list_memories(arguments: argparse.Namespace) -> int:
                 f"{memory.stats.memory_rows:,}",
                 memory.tier.value,
             )
-            for memory in client.list()
+            for memory in client.list(timeout=_within(arguments))
         ]
     print(table(("memory", "version", "raw tokens", "memory rows", "tier"), rows))
     return 0
@@ -179,7 +171,7 @@ def list_memories(arguments: argparse.Namespace) -> int:
 def show(arguments: argparse.Namespace) -> int:
     """Print one memory."""
     with connect(arguments) as client:
-        print(describe(client.get(arguments.memory)))
+        print(describe(client.get(arguments.memory, timeout=_within(arguments))))
     return 0
 
 
@@ -206,14 +198,14 @@ def describe(memory: Memory) -> str:
 def delete(arguments: argparse.Namespace) -> int:
     """Delete a memory."""
     with connect(arguments) as client:
-        client.delete(arguments.memory)
+        client.delete(arguments.memory, timeout=_within(arguments))
     return 0
 
 
 def info(arguments: argparse.Namespace) -> int:
     """Print what the server is."""
     with connect(arguments) as client:
-        server = client.info()
+        server = client.info(timeout=_within(arguments))
     model = server.model
     rows = [
         ("version", server.version),

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memoserve.cli.assemble import sample_text
-from memoserve.cli.commands import Bar, print_passage
+from memoserve.cli.commands import print_passage
+from memoserve.cli.progress import Bar
 from memoserve.cli.serve import READY
 from memoserve.cli.tables import table
 from memoserve_client import (
@@ -126,8 +127,14 @@ def _introduce(client: Client, path: Path) -> None:
 
 def _memorize(client: Client, path: Path) -> Committed:
     _heading("memorize", "the text streams in, window by window only the beacons stay")
-    source = Source(path.name, path.read_bytes())
-    committed = client.memorize(MEMORY, [source], mode=WriteMode.REPLACE, on_event=Bar(None))
+    text = path.read_bytes()
+    bar = Bar(len(text))
+    try:
+        committed = client.memorize(
+            MEMORY, [Source(path.name, text)], mode=WriteMode.REPLACE, on_event=bar
+        )
+    finally:
+        bar.close()
     print(
         f"committed version {committed.memory.version}: {committed.tokens_added:,} tokens in "
         f"{committed.seconds:.1f} s"

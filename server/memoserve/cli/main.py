@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 DEFAULT_TARGET = "127.0.0.1:50051"
+TASKS = ("memorag", "memory_only", "retrieval_only", "summarize")
+KINDS = ("span", "surrogate", "draft_answer", "key_point")
 DEFAULT_DATA = Path("~/.local/share/memoserve")
 
 
@@ -139,13 +141,16 @@ def _add_queries(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         p = commands.add_parser(name, help=text)
         _add_target(p)
         p.add_argument("memory", help="id, or id@version; several with commas")
-        p.add_argument("query", help="the question")
+        # A summary, and key points, need no question.
+        p.add_argument("query", nargs="?", default="", help="the question")
         if name != "recall":
             p.add_argument("--top-k", type=int, default=None, help="passages a query finds")
         if name == "generate":
-            p.add_argument("--task", default="memorag", help="memorag, memory_only, ...")
+            p.add_argument("--task", default="memorag", choices=TASKS, help="what to do")
             p.add_argument("--generator", default=None, help="who writes the answer")
             p.add_argument("--clues", action="store_true", default=None, help="retrieve with clues")
+        if name == "recall":
+            p.add_argument("--kind", action="append", choices=KINDS, help="which clues; repeatable")
         if name != "retrieve":
             p.add_argument("--max-tokens", type=int, default=None, help="tokens to write at most")
         p.set_defaults(run=_query(name))

@@ -105,6 +105,7 @@ class Engine:
     def unpin(self, handle: MemoryHandle) -> None:
         """Stop using a memory; the last user of a released one frees it."""
         handle.pins -= 1
+        handle.last_used = self._steps
         if handle.released and handle.pins == 0:
             self._free(handle)
 

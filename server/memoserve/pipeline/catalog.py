@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from memoserve.errors import AlreadyExists, DataLoss, InvalidArgument, NotFound
+from memoserve.errors import Aborted, AlreadyExists, DataLoss, InvalidArgument, NotFound
 from memoserve.memory.catalog import MemoryRecord
 from memoserve.memory.memory import pages_of
 from memoserve.memory.names import MemoryName
@@ -25,6 +26,8 @@ from memoserve.pipeline.values import (
 )
 
 MAX_LABELS = 64
+# Marks a memory that a Memorize made: it goes again if that call writes nothing.
+IMPLICIT = "implicit"
 
 
 class Catalog:
@@ -38,39 +41,50 @@ class Catalog:
 
     def create(self, spec: CreateSpec) -> MemoryView:
         """Make a memory of version 0. Raises AlreadyExists, InvalidArgument."""
+        _check_labels(spec.labels)
+        return self.view(self._create(spec, implicit=False))
+
+    def _create(self, spec: CreateSpec, *, implicit: bool) -> MemoryRecord:
         if spec.ratio is not None:
             check_ratio(self._runtime.worker.rules, spec.ratio)
-        if len(spec.labels) > MAX_LABELS:
-            raise InvalidArgument("labels", f"at most {MAX_LABELS} labels are kept")
         details: dict[str, Any] = {
             "labels": dict(spec.labels),
             "description": spec.description,
             "language": spec.language.value,
             "ratio": spec.ratio,
+            IMPLICIT: implicit,
         }
-        return self.view(self._store.create(spec.name, details))
+        return self._store.create(spec.name, details)
 
-    def ensure(self, header: MemorizeHeader) -> bool:
-        """Make the memory a Memorize names where it may and must; True if it was made."""
+    def ensure(self, header: MemorizeHeader) -> None:
+        """Make the memory that a Memorize names, where it may and must. Raises NotFound."""
         if self._store.exists(header.name):
-            return False
+            return
         if not header.create_missing:
             raise NotFound("memory", str(header.name))
         spec = CreateSpec(header.name, ratio=header.ratio, language=header.language)
-        try:
-            self.create(spec)
-        except AlreadyExists:
-            return False  # another writer was first; the writer lock decides between us
-        return True
+        # Where another writer is first the writer's lock decides between the two.
+        with suppress(AlreadyExists):
+            self._create(spec, implicit=True)
 
     def drop_unwritten(self, name: MemoryName) -> None:
-        """Take back a memory that a failed Memorize made."""
-        try:
+        """Take back a memory that Memorize made, where nothing was and nothing is being written."""
+        with suppress(NotFound, Aborted, DataLoss):
             record = self._store.memory(name)
-            if record.version == 0:
-                self._store.delete(name, expected_etag=record.etag)
-        except NotFound:
-            return
+            if record.version == 0 and record.details.get(IMPLICIT) is True:
+                with self._store.writer(name, expected_version=0):
+                    self._store.delete(name)
+
+    def drop_leftovers(self) -> None:
+        """At start: take back what calls made that a crash cut short."""
+        token = ""
+        while True:
+            page = self._store.list_memories(page_token=token)
+            for record in page.records:
+                self.drop_unwritten(record.name)
+            token = page.next_page_token
+            if not token:
+                return
 
     def update(
         self,
@@ -80,18 +94,34 @@ class Catalog:
         etag: str,
     ) -> MemoryView:
         """Replace labels or description; None leaves them. Raises NotFound, Aborted."""
-        details = dict(self._store.memory(name).details)
+        changes: dict[str, Any] = {}
         if labels is not None:
-            details["labels"] = dict(labels)
+            _check_labels(labels)
+            changes["labels"] = dict(labels)
         if description is not None:
-            details["description"] = description
-        return self.view(self._store.update_details(name, details, expected_etag=etag))
+            changes["description"] = description
+        while True:
+            record = self._store.memory(name)
+            details = {**record.details, **changes}
+            try:
+                expected = etag or record.etag
+                return self.view(self._store.update_details(name, details, expected_etag=expected))
+            except Aborted:
+                if etag:
+                    raise  # else another change came between: do it again on top of that
 
     def delete(self, name: MemoryName, etag: str) -> str:
-        """Remove a memory; readers finish. Returns its uid."""
-        record = self._store.memory(name)
-        self._store.delete(name, expected_etag=etag)
-        return record.uid
+        """Remove a memory; readers finish. Returns its uid.
+
+        Raises NotFound, or Aborted for another etag and while the memory is written.
+        """
+        uid = self._store.memory(name).uid
+        try:
+            with self._store.writer(name):
+                self._store.delete(name, expected_etag=etag)
+        except DataLoss:  # damaged: nobody can write it
+            self._store.delete(name, expected_etag=etag)
+        return uid
 
     # -- looked at -----------------------------------------------------------------------------
 
@@ -100,9 +130,12 @@ class Catalog:
         return MemoryRef(name, self._store.memory(name).version)
 
     def created_ratio(self, name: MemoryName) -> int | None:
-        """Ratio that CreateMemory asked for."""
-        ratio = self._store.memory(name).details.get("ratio")
-        return ratio if isinstance(ratio, int) else None
+        """Ratio that the memory was created with, None where none was named."""
+        return _ratio(self._store.memory(name).details)
+
+    def created_language(self, name: MemoryName) -> Language:
+        """Language that the memory was created with."""
+        return _language(self._store.memory(name).details)
 
     def replay(self, header: MemorizeHeader) -> Committed | None:
         """The first answer to a request_id that was committed before."""
@@ -120,9 +153,7 @@ class Catalog:
         self._store.get(ref.name, ref.version)
         return self.view(self._store.memory(ref.name), ref.version)
 
-    def list(
-        self, namespace: str, page_size: int, page_token: str
-    ) -> tuple[list[MemoryView], str]:
+    def list(self, namespace: str, page_size: int, page_token: str) -> tuple[list[MemoryView], str]:
         """A page of memories in the order of their ids, and the token of the next."""
         page = self._store.list_memories(
             namespace=namespace, page_size=page_size, page_token=page_token
@@ -143,7 +174,7 @@ class Catalog:
             ratio=ratios[0],
             ratios=ratios,
             window=self._runtime.worker.rules.window,
-            language=contents.language if contents else Language(details.get("language", "auto")),
+            language=contents.language if contents else _language(details),
             labels=_labels(labels),
             description=str(details.get("description", "")),
             created_unix_s=record.created_unix_s,
@@ -169,10 +200,8 @@ class Catalog:
     def _ratios(self, contents: Contents | None, details: Mapping[str, Any]) -> tuple[int, ...]:
         if contents:
             return contents.ratios
-        ratio = details.get("ratio")
-        requested = ratio if isinstance(ratio, int) else None
         runtime = self._runtime
-        return settle(runtime.worker.rules, runtime.policy, requested=requested).ratios
+        return settle(runtime.worker.rules, runtime.policy, requested=_ratio(details)).ratios
 
     def _stats(self, contents: Contents, stored_bytes: int) -> MemoryStats:
         size = self._runtime.worker.page_size
@@ -195,6 +224,20 @@ class Catalog:
             passages=contents.passages,
             capacity_tokens=min(limits),
         )
+
+
+def _check_labels(labels: Mapping[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
+        raise InvalidArgument("labels", f"at most {MAX_LABELS} labels are kept")
+
+
+def _ratio(details: Mapping[str, Any]) -> int | None:
+    ratio = details.get("ratio")
+    return ratio if isinstance(ratio, int) else None
+
+
+def _language(details: Mapping[str, Any]) -> Language:
+    return Language(details.get("language", Language.AUTO.value))
 
 
 def _labels(value: object) -> dict[str, str]:

@@ -138,5 +138,3 @@ def _passage_run(staging: Staging, base: Contents | None, draft: Draft) -> tuple
     part = f"passages/{len(base.passage_runs) if base else 0}"
     first = base.passages if base else 0
     return (write_passages(staging, part, first, chunks, draft.indexer.vectors),)
-
-

@@ -134,4 +134,3 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError("an object is needed")
     return value
-

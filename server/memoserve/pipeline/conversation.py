@@ -49,4 +49,3 @@ class Conversation:
         )
         _, after = self._around_document(Message("user", instruction))
         return encode_prompt(after, encoder) + encoder.flush()
-

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-from memoserve.engine.worker import Ticket
+from memoserve.engine.ticket import Ticket
 from memoserve.errors import InvalidArgument
 from memoserve.models.stream_encoder import StreamEncoder
 from memoserve.models.tokenizer import TextTokenizer
 from memoserve.pipeline import language as lang
 from memoserve.pipeline.capacity import CapacityCheck
 from memoserve.pipeline.commit import Draft
-from memoserve.pipeline.contents import Contents
 from memoserve.pipeline.conversation import Conversation
 from memoserve.pipeline.values import Language, TextPiece
 
 # Text of one source is set off from the next as paragraphs are.
 SOURCE_BREAK = "\n\n"
+# Text that is encoded and indexed at one go: some milliseconds of the event loop.
+PART_CHARS = 8192
 
 
 class Opening:
@@ -30,14 +31,10 @@ class Opening:
         self.language = language
 
     @staticmethod
-    async def read(
-        pieces: AsyncIterator[TextPiece], wanted: Language, base: Contents | None
-    ) -> Opening:
-        """Settle the language: the memory's, the request's, or by the text's script."""
-        if base is not None:
-            return Opening([], pieces, base.language)
-        if wanted is not Language.AUTO:
-            return Opening([], pieces, wanted)
+    async def read(pieces: AsyncIterator[TextPiece], settled: Language) -> Opening:
+        """Take the settled language, or find it by the script of the text's beginning."""
+        if settled is not Language.AUTO:
+            return Opening([], pieces, settled)
         held: list[TextPiece] = []
         async for piece in pieces:
             held.append(piece)
@@ -74,7 +71,14 @@ class Feeder:
             )
 
     async def take(self, piece: TextPiece) -> None:
-        """Send one piece; raises InvalidArgument, or OutOfRange beyond the capacity."""
+        """Send one piece; raises InvalidArgument, or OutOfRange beyond the capacity.
+
+        Large pieces are worked off in parts, so that the engine and the index move on together.
+        """
+        for start in range(0, max(len(piece.text), 1), PART_CHARS):
+            await self._take(TextPiece(piece.source_id, piece.text[start : start + PART_CHARS]))
+
+    async def _take(self, piece: TextPiece) -> None:
         if "\x00" in piece.text:
             raise InvalidArgument("text", "holds a NUL character")
         encoder, sources = self._started(), self._draft.sources
@@ -84,8 +88,8 @@ class Feeder:
                 await self._send(encoder.flush() + encoder.feed(SOURCE_BREAK) + encoder.flush())
             sources.open(piece.source_id, self._draft.next_token)
         sources.add(piece.text)
-        await self._send(encoder.feed(piece.text))
         await self._draft.indexer.feed(piece, sources)
+        await self._send(encoder.feed(piece.text))
 
     def finish(self) -> None:
         """Record the tail that is not encoded yet."""

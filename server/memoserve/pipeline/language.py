@@ -23,6 +23,6 @@ def detect(text: str) -> Language:
 
 
 def is_spaceless(text: str) -> bool:
-    """Mostly of a script that is written without spaces (Chinese, Japanese) or with few (Korean)."""
+    """Mostly of a script without spaces (Chinese, Japanese) or with few (Korean)."""
     letters = len(_LETTER.findall(text))
     return letters > 0 and len(_NO_SPACES.findall(text)) >= 0.5 * letters

@@ -67,9 +67,7 @@ def _source_texts(store: Store, record: VersionRecord, contents: Contents) -> di
     return texts
 
 
-def _passages(
-    store: Store, record: VersionRecord, run: Run, texts: dict[str, str]
-) -> list[Chunk]:
+def _passages(store: Store, record: VersionRecord, run: Run, texts: dict[str, str]) -> list[Chunk]:
     try:
         rows = json.loads(store.load(record, run.part))
         chunks = [Chunk(row[0], texts[row[0]][row[1] : row[2]], *row[1:]) for row in rows]

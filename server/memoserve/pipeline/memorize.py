@@ -7,8 +7,8 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 
-from memoserve.engine.sequence import Done, Fed, MemoryHandle, SequenceRequest
-from memoserve.engine.worker import Ticket
+from memoserve.engine.sequence import Fed, MemoryHandle, SequenceRequest
+from memoserve.engine.ticket import Ticket
 from memoserve.errors import FailedPrecondition, InvalidArgument
 from memoserve.memory.ratio import settle
 from memoserve.memory.snapshot import require_match
@@ -21,11 +21,12 @@ from memoserve.pipeline.contents import Contents, read_contents
 from memoserve.pipeline.conversation import Conversation
 from memoserve.pipeline.feeding import Feeder, Opening
 from memoserve.pipeline.indexing import Indexer
-from memoserve.pipeline.runtime import Runtime
-from memoserve.pipeline.tasks import unwrapped
+from memoserve.pipeline.runtime import INDEX_KEYS, PAGE_KEYS, Runtime
+from memoserve.pipeline.tasks import in_thread, settled, unwrapped
 from memoserve.pipeline.values import (
     Accepted,
     Committed,
+    Language,
     MemorizeEvent,
     MemorizeHeader,
     Progress,
@@ -53,16 +54,15 @@ async def memorize(
     if replayed is not None:
         yield replayed
         return
-    created = catalog.ensure(header)
     try:
+        await in_thread(catalog.ensure, header)
         with runtime.store.writer(header.name, expected_version=header.expected_version) as writer:
             job = _Job(runtime, catalog, header, writer, deadline)
             async with contextlib.aclosing(job.events(pieces)) as events:
                 async for event in events:
                     yield event
     finally:
-        if created:
-            catalog.drop_unwritten(header.name)
+        await in_thread(catalog.drop_unwritten, header.name)
 
 
 class _Job:
@@ -83,6 +83,7 @@ class _Job:
         self.deadline = deadline
         self.outbox: asyncio.Queue[MemorizeEvent | None] = asyncio.Queue()
         self.started = time.monotonic()
+        self.told = 0.0
 
     async def events(self, pieces: AsyncIterator[TextPiece]) -> AsyncGenerator[MemorizeEvent, None]:
         """Run the work, and pass on what it tells; closing this stops it."""
@@ -93,8 +94,8 @@ class _Job:
             await work
         finally:
             work.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await work
+            # The writer's right is given back behind this, so nothing may still be at work.
+            await settled(asyncio.create_task(_ended(work)))
 
     async def _work(self, pieces: AsyncIterator[TextPiece]) -> None:
         try:
@@ -105,7 +106,8 @@ class _Job:
             async with contextlib.AsyncExitStack() as stack:
                 ticket = await self._submit(base, schedule, stack)
                 draft = await self._feed(ticket, base, check, pieces)
-                await self._commit(ticket, draft)
+                # Once all text is in, the commit runs to its end, whatever the caller does.
+                await settled(asyncio.create_task(self._commit(ticket, draft)))
         finally:
             self.outbox.put_nowait(None)
 
@@ -114,8 +116,9 @@ class _Job:
         record = self.runtime.store.get(self.header.name)
         requested = self.header.ratio
         if self.header.mode is WriteMode.APPEND and record.version > 0:
-            require_match(record, self.runtime.identity)
             base = read_contents(record)
+            keys = PAGE_KEYS + (INDEX_KEYS if base.passages else ())
+            require_match(record, self.runtime.identity_of(keys))
             if requested is not None and base.ratios != (requested,):
                 raise FailedPrecondition(
                     str(self.header.name),
@@ -155,11 +158,11 @@ class _Job:
         """Read the whole text into the engine and the index."""
         with unwrapped():
             async with asyncio.TaskGroup() as group:
-                indexer = Indexer(self.runtime, self.header.index)
+                indexer = Indexer(self.runtime, self.header.index, lambda: self._tell(draft))
                 draft = Draft.after(base, indexer)
                 watched = group.create_task(self._watch(ticket, draft))
                 group.create_task(indexer.run())
-                opening = await Opening.read(pieces, self.header.language, base)
+                opening = await Opening.read(pieces, self._language(base))
                 draft.language = opening.language
                 conversation = Conversation(self.runtime.tokenizer, opening.language)
                 feeder = Feeder(ticket, draft, check)
@@ -174,22 +177,33 @@ class _Job:
                 await watched
         return draft
 
+    def _language(self, base: Contents | None) -> Language:
+        """The memory's, the request's, or the one it was created with; perhaps still AUTO."""
+        if base is not None:
+            return base.language
+        if self.header.language is not Language.AUTO:
+            return self.header.language
+        return self.catalog.created_language(self.header.name)
+
     async def _watch(self, ticket: Ticket, draft: Draft) -> None:
-        told = 0.0
         async for event in ticket.events():
-            now = time.monotonic()
             if isinstance(event, Fed):
                 draft.tokens_done, draft.memory_rows = event.tokens, event.memory_rows
-            if isinstance(event, Done) or (
-                isinstance(event, Fed) and now - told >= PROGRESS_EVERY_S
-            ):
-                told = now
-                self.outbox.put_nowait(self._progress(draft))
+                self._tell(draft)
+        self._tell(draft, last=True)
+
+    def _tell(self, draft: Draft, *, last: bool = False) -> None:
+        """Tell how far it is, not too often."""
+        now = time.monotonic()
+        if last or now - self.told >= PROGRESS_EVERY_S:
+            self.told = now
+            self.outbox.put_nowait(self._progress(draft))
 
     def _progress(self, draft: Draft) -> Progress:
         speed = draft.tokens_done / max(time.monotonic() - self.started, 1e-9)
-        expected = self.header.expected_tokens
-        eta = max(expected - draft.tokens_done, 0) / speed if expected and speed else None
+        left = max((self.header.expected_tokens or 0) - draft.tokens_done, 0)
+        # Known while the text is read; what the embedder still needs is not.
+        eta = left / speed if left and speed else None
         return Progress(
             tokens_done=draft.tokens_done,
             tokens_received=len(draft.tokens),
@@ -201,29 +215,27 @@ class _Job:
 
     async def _commit(self, ticket: Ticket, draft: Draft) -> None:
         handle = ticket.take_memory()
-        worker, store = self.runtime.worker, self.runtime.store
+        worker, store, metrics = self.runtime.worker, self.runtime.store, self.runtime.metrics
         first = draft.base.state.memory_rows if draft.base else 0
         try:
             host = await asyncio.wrap_future(worker.call(lambda engine: engine.read(handle, first)))
-            writing = asyncio.create_task(
-                asyncio.to_thread(
-                    write_version, self.runtime, self.writer, draft, host, self.header.request_id
-                )
+            record = await asyncio.to_thread(
+                write_version, self.runtime, self.writer, draft, host, self.header.request_id
             )
-            try:
-                record = await asyncio.shield(writing)
-            except asyncio.CancelledError:
-                # The caller is gone, but the writer's lock must outlast the thread.
-                await asyncio.wait([writing])
-                raise
         except BaseException:
-            worker.call(lambda engine: engine.release(handle))
+            worker.tell(lambda engine: engine.release(handle))
             raise
         self.runtime.residents.adopt(record, handle)
-        kept = store.memory(self.header.name).kept
-        self.runtime.residents.forget(record.uid, keep=frozenset(v.version for v in kept))
+        memory = store.memory(self.header.name)
+        kept = frozenset(one.version for one in memory.kept)
+        self.runtime.residents.forget(record.uid, keep=kept)
         seconds = time.monotonic() - self.started
-        self.runtime.metrics.commits.inc()
-        self.runtime.metrics.memorize_tokens_per_second.observe(len(draft.tokens) / seconds)
-        view = self.catalog.view(store.memory(self.header.name))
-        self.outbox.put_nowait(Committed(view, seconds, len(draft.tokens)))
+        metrics.commits.inc()
+        metrics.memorize_tokens_per_second.observe(len(draft.tokens) / seconds)
+        committed = Committed(self.catalog.view(memory), seconds, len(draft.tokens))
+        self.outbox.put_nowait(committed)
+
+
+async def _ended(work: asyncio.Task[None]) -> None:
+    """Wait for a task's end; how it ended is told elsewhere."""
+    await asyncio.gather(work, return_exceptions=True)

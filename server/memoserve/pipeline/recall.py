@@ -97,7 +97,8 @@ async def write_from_memory(
     ids = Conversation(runtime.tokenizer, contents.language).ask(contents, instruction)
     if len(ids) > runtime.limits.max_query_tokens:
         raise InvalidArgument(
-            "query", f"{len(ids)} tokens with the instruction, at most "
+            "query",
+            f"{len(ids)} tokens with the instruction, at most "
             f"{runtime.limits.max_query_tokens} are taken",
         )
     sampling = _sampling(runtime, asking.sampling, asking.kind)
@@ -154,8 +155,7 @@ async def recall(
     yield Stage(StageName.RECALL)
     async with AsyncExitStack() as stack:
         residents = [
-            await stack.enter_async_context(runtime.residents.open(ref))
-            for ref in query.memories
+            await stack.enter_async_context(runtime.residents.open(ref)) for ref in query.memories
         ]
         events = recall_clues(runtime, residents, query, deadline, tally)
         async with aclosing(events) as clues:
@@ -186,9 +186,7 @@ async def recall_clues(
     for resident in residents:
         judge = ClueLines(rules)
         for kind in dict.fromkeys(query.kinds):
-            asking = Asking(
-                resident, kind, query.query, query.sampling, query.language, deadline
-            )
+            asking = Asking(resident, kind, query.query, query.sampling, query.language, deadline)
             streams.append(_clues(runtime, asking, judge, query, tally))
     async with aclosing(merged(streams)) as events:
         async for event in events:

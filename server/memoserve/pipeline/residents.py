@@ -44,7 +44,7 @@ class Resident:
 
 @dataclass
 class _Entry:
-    """A version's place on the device. ``users`` have it open; ``forgotten``: the last one frees it."""
+    """A version on the device; ``forgotten``: the last of its ``users`` frees it."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     handle: MemoryHandle | None = None

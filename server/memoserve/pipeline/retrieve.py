@@ -84,9 +84,7 @@ def _texts(query: RetrieveQuery) -> list[str]:
     return [text for text in (query.query, *query.clues) if text.strip()]
 
 
-async def search(
-    runtime: Runtime, shelves: Sequence[Shelf], query: RetrieveQuery
-) -> list[Passage]:
+async def search(runtime: Runtime, shelves: Sequence[Shelf], query: RetrieveQuery) -> list[Passage]:
     """The best passages for the query and each clue, fused; union keeps document order.
 
     ``signals``: ``cosine`` of the best finding text, ``found_by`` the number of texts that found

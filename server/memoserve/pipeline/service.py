@@ -44,6 +44,7 @@ class MemoPipeline:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._catalog = Catalog(runtime)
+        self._catalog.drop_leftovers()
 
     @property
     def healthy(self) -> bool:

@@ -34,9 +34,7 @@ async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
     return await settled(asyncio.create_task(asyncio.to_thread(work, *args, **kwargs)))
 
 
-async def until(
-    stream: AsyncGenerator[T, None], deadline: float | None
-) -> AsyncGenerator[T, None]:
+async def until(stream: AsyncGenerator[T, None], deadline: float | None) -> AsyncGenerator[T, None]:
     """Items of a stream; DeadlineExceeded once ``time.monotonic`` passes the deadline."""
     loop_deadline = None
     if deadline is not None:

@@ -27,6 +27,10 @@ OURS = "/memoserve."
 # arrives just behind; a text cut off there must not pass for a whole one.
 END_SETTLES_S = 0.02
 
+# A write to a vanished client can fail just before the cancel arrives. The cancel is awaited, lest
+# it interrupt the pipeline while that gives its pages back.
+CANCEL_ARRIVES_S = 0.25
+
 Context = grpc.aio.ServicerContext[Any, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 T = TypeVar("T")
@@ -176,6 +180,7 @@ async def _write(context: Context, response: Any) -> None:
     try:
         await context.write(response)
     except grpc.aio.InternalError as error:
+        await asyncio.sleep(CANCEL_ARRIVES_S)
         raise _Vanished from error
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import torch
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from memoserve.memory.window import RatioSchedule, WindowRules
-from memoserve.models.loader import LoadedModel
 from torch import Tensor
 
+from memoserve.memory.window import RatioSchedule, WindowRules
+from memoserve.models.loader import LoadedModel
 from tests.server.dense import DenseModel
 from tests.server.fixtures import (
     Driver,
@@ -31,7 +32,6 @@ law = settings(
     phases=[phase for phase in Phase if phase is not Phase.explain],
 )
 
-TOLERANCE = {"atol": 1e-9, "rtol": 1e-9}
 PAGE_SIZES = (1, 3, 16)
 ROPES = (
     None,
@@ -43,7 +43,7 @@ ROPES = (
 
 def close(actual: Tensor, wanted: Tensor) -> None:
     """Equal within 1e-9."""
-    torch.testing.assert_close(actual, wanted, **TOLERANCE)
+    torch.testing.assert_close(actual, wanted, atol=1e-9, rtol=1e-9)
 
 
 @dataclass(frozen=True)
@@ -155,4 +155,4 @@ def pieces(draw: Any, tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
     """The tokens in consecutive pieces, empty ones among them."""
     cuts = sorted(draw(st.lists(st.integers(0, len(tokens)), max_size=5)))
     ends = [0, *cuts, len(tokens)]
-    return [tokens[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [tokens[a:b] for a, b in pairwise(ends)]

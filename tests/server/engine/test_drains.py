@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.sequence import Logits, MemoryHandle, Sequence
 from memoserve.errors import Cancelled, ResourceExhausted
 from memoserve.memory import window as win
 from memoserve.memory.memory import pages_of
-
 from tests.server.engine.draws import World, close, law, text, worlds
 from tests.server.fixtures import Driver, Outcome
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.sequence import Logits, MemoryHandle, Status
 from memoserve.errors import Cancelled
 from memoserve.memory import window as win
 from memoserve.memory.memory import HostState
-
 from tests.server.engine.draws import World, close, law, pieces, text, texts, worlds
-from tests.server.fixtures import Driver, Outcome
+from tests.server.fixtures import Driver, Outcome, is_resident, is_spilled
 from tests.server.golden import unrotated
 
 
@@ -64,9 +64,7 @@ def test_split_equals_one_shot(
 ) -> None:
     tokens = text(world, context)
     driver = world.driver()
-    sequence, split = driver.submit(
-        [], None, world.schedule, logits=Logits.ALL, input_open=True
-    )
+    sequence, split = driver.submit([], None, world.schedule, logits=Logits.ALL, input_open=True)
     parts = pieces(data.draw, tokens)
     for number, part in enumerate(parts):
         driver.engine.feed(sequence, part, last=number == len(parts) - 1)
@@ -122,7 +120,9 @@ def test_forks_isolate(
         lone = world.driver()
         base = memory_of(world, tokens, lone)
         wanted = (
-            lone.generate(prompt, base, max_tokens=3) if fork.tokens else lone.compress(prompt, base)
+            lone.generate(prompt, base, max_tokens=3)
+            if fork.tokens
+            else lone.compress(prompt, base)
         )
         if same_answer(fork, wanted) and not fork.tokens:
             same_state(driver.engine.read(fork.memory), lone.engine.read(wanted.memory))
@@ -130,9 +130,7 @@ def test_forks_isolate(
 
 @law
 @given(world=worlds(), jobs=st.lists(st.tuples(texts(), st.integers(0, 4)), min_size=2, max_size=5))
-def test_batched_equals_alone(
-    world: World, jobs: list[tuple[tuple[float, int], int]]
-) -> None:
+def test_batched_equals_alone(world: World, jobs: list[tuple[tuple[float, int], int]]) -> None:
     driver = world.driver()
     together = []
     for drawn, max_tokens in jobs:
@@ -205,9 +203,7 @@ def test_reloaded_equals_resident(
     other = world.driver()
     reloaded = other.generate(prompt, host, max_tokens=3)
     if same_answer(reloaded, resident):
-        same_state(
-            other.engine.read(reloaded.memory), driver.engine.read(resident.memory)
-        )
+        same_state(other.engine.read(reloaded.memory), driver.engine.read(resident.memory))
     grown = other.compress(prompt, host)
     same_state(
         other.engine.read(grown.memory),
@@ -226,10 +222,10 @@ def test_spilled_equals_resident(
     resident = driver.generate(prompt, memory, max_tokens=3)
     before = driver.engine.read(memory)
     driver.engine._admission.spill_handle(memory, "test")
-    assert memory.paged is None and memory.state == before.state
+    assert is_spilled(memory) and memory.state == before.state
     assert torch.equal(driver.engine.read(memory).memory_rows, before.memory_rows)
     again = driver.generate(prompt, memory, max_tokens=3)
-    assert memory.paged is not None
+    assert is_resident(memory)
     if same_answer(again, resident):
         same_state(driver.engine.read(again.memory), driver.engine.read(resident.memory))
 
@@ -256,7 +252,11 @@ def test_half_built_and_spilled_equals_resident(
 
 @law
 @given(
-    world=worlds(), context=texts(), query=texts(2), steps=st.integers(0, 6), generates=st.booleans()
+    world=worlds(),
+    context=texts(),
+    query=texts(2),
+    steps=st.integers(0, 6),
+    generates=st.booleans(),
 )
 def test_a_cancelled_request_leaves_nothing(
     world: World,

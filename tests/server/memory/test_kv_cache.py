@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from memoserve.memory.kv_cache import KVCache, KVShape
 from memoserve.memory.memory import PagedState, from_host, to_host, worst_case_pages
 from memoserve.memory.page_pool import OutOfPages, PagePool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from memoserve.memory.page_pool import IntegrityError, OutOfPages, PagePool
 
 
@@ -58,7 +59,7 @@ def test_integrity_holds_for_who_holds() -> None:
 def test_integrity_finds_every_kind_of_break() -> None:
     pool = PagePool(4, 2)
     pages = pool.allocate(2)
-    with pytest.raises(IntegrityError, match="1 tables hold it, 1 counted|0 tables hold it"):
+    with pytest.raises(IntegrityError, match="0 tables hold it, 1 counted"):
         pool.check_integrity([pages[:1]])  # a page is lost
     with pytest.raises(IntegrityError, match="2 tables hold it, 1 counted"):
         pool.check_integrity([pages, pages])  # shared, not counted

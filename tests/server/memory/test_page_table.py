@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from memoserve.memory.page_pool import OutOfPages, PagePool
 from memoserve.memory.page_table import PageCopy, PageTable
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from memoserve.errors import InvalidArgument
 from memoserve.memory.ratio import RatioPolicy, capacity, check_ratio, settle
 from memoserve.memory.window import Placement, RatioSchedule, WindowRules

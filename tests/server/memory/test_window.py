@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memoserve.memory import window as win
 from memoserve.memory.window import (
     Coverage,
@@ -165,9 +166,7 @@ def test_positions_and_visibility(
 
 
 @given(memory=memories, tokens=counts, more=counts)
-def test_advance_adds_up(
-    memory: tuple[WindowRules, RatioSchedule], tokens: int, more: int
-) -> None:
+def test_advance_adds_up(memory: tuple[WindowRules, RatioSchedule], tokens: int, more: int) -> None:
     rules, schedule = memory
     once = win.advance(rules, schedule, WindowState(), tokens + more)
     assert win.advance(rules, schedule, after(rules, schedule, tokens)[1], more) == once

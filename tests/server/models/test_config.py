@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from memoserve.errors import InvalidArgument
 from memoserve.models.config import BeaconSettings, parse_config, read_config
-
 from tests.server.fixtures import tiny_config
 
 REFUSED: dict[str, tuple[str, dict[str, Any]]] = {

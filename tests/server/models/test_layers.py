@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from memoserve.models.batch import ForwardBatch, RowSplit
 from memoserve.models.config import parse_config
 from memoserve.models.layers import BeaconLM, project
 from memoserve.models.loader import build_model
-from torch import Tensor, nn
-
 from tests.server.fixtures import random_tensors, tiny_config
 
 IDS = torch.tensor([5, 9, 0, 11, 30, 0])
@@ -36,7 +37,7 @@ class DenseAttend:
         return torch.einsum("hqk,khd->qhd", scores.softmax(-1), values)
 
 
-def model(**changes: object) -> BeaconLM:
+def model(**changes: Any) -> BeaconLM:
     config = tiny_config(**changes)
     return build_model(parse_config(config), random_tensors(config, dtype=torch.float64))
 

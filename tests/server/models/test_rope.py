@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from memoserve.errors import InvalidArgument
-from memoserve.models.rope import read_rope
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from memoserve.errors import InvalidArgument
+from memoserve.models.rope import read_rope
 
 LLAMA3 = {
     "rope_type": "llama3",

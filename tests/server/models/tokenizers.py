@@ -38,7 +38,7 @@ _ENGLISH_LINE = (
     "the memory of a long text is cut into windows and we don't know what they'll recall"
 )
 _CHINESE_LINE = "记忆 中文 文本 模型 压缩 长 的 我们 可以 检索 问题 答案 ， 。"
-_OTHER_LINE = "été ñandú naïve 한국어 русский שלום مرحبا हिन्दी ไทย 🙂 👩\u200d👩\u200d👧 日本 カナ"
+_OTHER_LINE = "été ñandú naïve 한국어 русский שלום مرحبا हिन्दी ไทย 🙂 👩\u200d👩\u200d👧 日本 ガギ"
 _ENGLISH, _CHINESE, _OTHER = _ENGLISH_LINE.split(), _CHINESE_LINE.split(), _OTHER_LINE.split()
 
 
@@ -101,7 +101,7 @@ def _add_words_no_merge_makes(spec: Json) -> None:
     spec["model"]["ignore_merges"] = True
     vocab = spec["model"]["vocab"]
     alphabet = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    for word in ["的龘", "龘记", "龘", " 问龘", "windowed", " the记", "记龘的", "カ한"]:
+    for word in ["的龖", "龗答", "windowed", " カ한"]:
         spelled = alphabet.pre_tokenize_str(word)[0][0]
         vocab.setdefault(spelled, len(vocab))
 
@@ -197,7 +197,20 @@ _MARKS = "\u0301\u0323\u0345\u3099\u093c\u0fb5\u0338\u200d\ufe0f"
 _JAMO = "\u1100\u1161\u11a8\uac00\uac01\u11a7"
 _ODD = ["'s", "'ſ", "\u2581\u2581", *"'K\u212a\u212b\u0958\u2581ﬁ½Ⅷ①\ufffd\x00"]
 _ASTRAL = ["𝔘", "𠀀", "\U0001d165", "\U000110b9\U000110ba", "\U0010ffff"]
-_WORDS = [*_ENGLISH, *_OTHER, "的龘", "龘", "windowed", "123", "4", "==", "--", "!?", *"ael"]
+_WORDS = [
+    *_ENGLISH,
+    *_OTHER,
+    "的龖",
+    "龗答",
+    "龘",
+    "windowed",
+    "123",
+    "4",
+    "==",
+    "--",
+    "!?",
+    *"ael",
+]
 
 _fragments = st.one_of(
     st.sampled_from([*_SPACES, *_MARKS, *_JAMO, *_ODD, *_ASTRAL, *_WORDS]),

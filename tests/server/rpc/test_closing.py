@@ -66,18 +66,22 @@ async def test_closing_a_service_stream_closes_the_pipelines(
     assert pipeline.cancelled
 
 
-async def test_a_write_to_a_vanished_client_is_a_cancel(
-    pipeline: FakePipeline, metrics: Metrics, caplog: pytest.LogCaptureFixture
-) -> None:
-    pipeline.events = (Token("x"),)
-    gate = Gate(1)
+async def guarded_recall(pipeline: FakePipeline, gate: Gate, metrics: Metrics) -> Any:
     inner: Any = grpc.unary_stream_rpc_method_handler(QueryService(pipeline).Recall)
 
     async def found(_: object) -> Any:
         return inner
 
     details: Any = type("Details", (), {"method": "/memoserve.v1.QueryService/Recall"})()
-    handler: Any = await CallInterceptor(gate, metrics).intercept_service(found, details)
+    return await CallInterceptor(gate, metrics).intercept_service(found, details)
+
+
+async def test_a_write_to_a_vanished_client_is_a_cancel(
+    pipeline: FakePipeline, metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    pipeline.events = (Token("x"),)
+    gate = Gate(1)
+    handler = await guarded_recall(pipeline, gate, metrics)
     request = query_service_pb2.RecallRequest(memories=[REF], query="q")
     with pytest.raises(asyncio.CancelledError):
         await handler.unary_stream(request, DeadContext())
@@ -86,3 +90,25 @@ async def test_a_write_to_a_vanished_client_is_a_cancel(
     labels = {"method": "/memoserve.v1.QueryService/Recall", "code": "CANCELLED"}
     assert metrics.registry.get_sample_value("memoserve_rpc_seconds_count", labels) == 1
     assert caplog.records == []
+
+
+class DyingContext(DeadContext):
+    """The same, and the cancel arrives just behind the failed write."""
+
+    async def write(self, message: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().call_later(0.01, task.cancel)
+        await super().write(message)
+
+
+async def test_the_cancel_behind_a_failed_write_does_not_interrupt_the_closing(
+    pipeline: FakePipeline, metrics: Metrics
+) -> None:
+    pipeline.events = (Token("x"),)
+    handler = await guarded_recall(pipeline, Gate(1), metrics)
+    request = query_service_pb2.RecallRequest(memories=[REF], query="q")
+    task = asyncio.create_task(handler.unary_stream(request, DyingContext()))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert pipeline.closed.is_set()

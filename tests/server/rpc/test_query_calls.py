@@ -241,6 +241,6 @@ async def test_a_deadline_reaches_the_pipeline(
     call = query_stub(channel).Recall(request, timeout=30)
     assert [response async for response in call] == []
     assert pipeline.deadline is not None
-    assert before + 25 < pipeline.deadline < time.monotonic() + 30
+    assert before + 25 < pipeline.deadline < before + 35  # the wire rounds it up
     assert [response async for response in query_stub(channel).Recall(request)] == []
     assert pipeline.deadline is None

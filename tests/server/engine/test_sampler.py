@@ -1,0 +1,136 @@
+"""Drawing a token: what is cut, what is counted, against numbers computed by hand."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from memoserve.engine.sampler import SamplingParams, sample
+from memoserve.errors import InvalidArgument
+
+# Probabilities 0.5, 0.25, 0.15, 0.07, 0.03 at temperature 1.
+WEIGHTS = [0.15, 0.5, 0.03, 0.25, 0.07]
+LOGITS = torch.tensor(WEIGHTS).log()
+
+
+def draws(count: int = 3000, seen: tuple[int, ...] = (), **params: Any) -> dict[int, float]:
+    """Share of each token in many draws."""
+    wanted = SamplingParams(**{"temperature": 1.0, "seed": 1} | params)
+    generator = wanted.generator(torch.device("cpu"))
+    found = Counter(sample(LOGITS, wanted, seen, generator) for _ in range(count))
+    return {token: times / count for token, times in found.items()}
+
+
+def assert_shares(found: dict[int, float], wanted: dict[int, float]) -> None:
+    assert found.keys() == wanted.keys()
+    for token, share in wanted.items():
+        assert found[token] == pytest.approx(share, abs=0.035), token
+
+
+def test_greedy_takes_the_largest() -> None:
+    for greedy in (SamplingParams(), SamplingParams(temperature=3.0, top_k=1)):
+        assert sample(LOGITS, greedy, (), None) == 1
+
+
+def test_temperature() -> None:
+    assert_shares(draws(), dict(enumerate(WEIGHTS)))
+    flat = [w**0.5 for w in WEIGHTS]
+    assert_shares(draws(temperature=2.0), {i: w / sum(flat) for i, w in enumerate(flat)})
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 5e-324])
+def test_a_tiny_temperature_is_greedy(temperature: float) -> None:
+    assert_shares(draws(50, temperature=temperature), {1: 1.0})
+
+
+def test_top_k() -> None:
+    assert_shares(draws(top_k=2), {1: 2 / 3, 3: 1 / 3})
+    assert_shares(draws(top_k=99), dict(enumerate(WEIGHTS)))
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"),
+    [(1e-320, [1]), (0.4, [1]), (0.6, [1, 3]), (0.76, [1, 3, 0]), (0.9, [1, 3, 0])],
+)
+def test_top_p_keeps_the_token_that_reaches_it(top_p: float, kept: list[int]) -> None:
+    total = sum(WEIGHTS[i] for i in kept)
+    assert_shares(draws(top_p=top_p), {i: WEIGHTS[i] / total for i in kept})
+
+
+def test_top_p_counts_after_top_k() -> None:
+    """Of the best two, 2/3 and 1/3, the first alone reaches 0.6; of all it would not."""
+    assert_shares(draws(top_k=2, top_p=0.6), {1: 1.0})
+
+
+def test_repetition_penalty_divides_positive_and_multiplies_negative() -> None:
+    logits = torch.tensor([2.0, 1.9, -1.0, -1.1])
+    params = SamplingParams(repetition_penalty=1.2)
+    assert sample(logits, params, (), None) == 0
+    assert sample(logits, params, (0, 0, 3), None) == 1  # 2 / 1.2 < 1.9
+    assert sample(logits, params, (0, 1), None) == 0
+    low = torch.tensor([-1.0, -1.1, -5.0])
+    assert sample(low, params, (0,), None) == 1  # -1 * 1.2 < -1.1
+    assert sample(low, SamplingParams(repetition_penalty=0.5), (2,), None) == 0
+
+
+def test_a_penalty_counts_once_however_often_a_token_came() -> None:
+    logits = torch.tensor([2.0, 1.5])
+    params = SamplingParams(repetition_penalty=1.2)
+    assert sample(logits, params, (0,) * 50, None) == 0  # 2 / 1.2 > 1.5
+    assert torch.equal(logits, torch.tensor([2.0, 1.5]))
+
+
+def test_a_seed_repeats() -> None:
+    def drawn(seed: int | None) -> list[int]:
+        params = SamplingParams(temperature=1.0, seed=seed)
+        generator = params.generator(torch.device("cpu"))
+        return [sample(LOGITS, params, (), generator) for _ in range(40)]
+
+    assert drawn(5) == drawn(5) != drawn(6)
+    assert drawn(None) != drawn(None)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_broken_logits_are_no_answer(bad: float) -> None:
+    logits = LOGITS.clone()
+    logits[2] = bad
+    for params in (SamplingParams(), SamplingParams(temperature=1.0, seed=0)):
+        with pytest.raises(FloatingPointError):
+            sample(logits, params, (), params.generator(torch.device("cpu")))
+
+
+def test_a_token_may_be_ruled_out_but_not_all() -> None:
+    logits = LOGITS.clone()
+    logits[1] = -math.inf
+    assert sample(logits, SamplingParams(), (), None) == 3
+    with pytest.raises(FloatingPointError):
+        sample(torch.full((4,), -math.inf), SamplingParams(), (), None)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("temperature", 101.0),
+        ("temperature", math.nan),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.01),
+        ("top_p", math.nan),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-9),
+        ("repetition_penalty", 101.0),
+        ("repetition_penalty", math.inf),
+        ("seed", -1),
+        ("seed", 2**63),
+    ],
+)
+def test_wrong_parameters_are_named(field: str, value: float) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        SamplingParams(**{field: value})  # type: ignore[arg-type]
+    assert caught.value.field == f"sampling.{field}"
