@@ -7,7 +7,6 @@ it is never counted as a number to match (``test_quirk``).
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,21 @@ import pytest
 import torch
 
 from memoserve.engine.model_runner import Chunk, ModelRunner
-from memoserve.engine.sampler import SamplingParams
-from memoserve.engine.sequence import Logits, MemoryHandle
+from memoserve.engine.sequence import Logits
 from memoserve.errors import InvalidArgument
 from memoserve.memory import window as win
 from memoserve.memory.window import WindowState
 from memoserve.models.config import parse_config
 from memoserve.models.loader import load_model
-from tests.server.fixtures import Driver, Outcome, make_driver, make_model, write_checkpoint
+from tests.server.fixtures import make_driver, make_model, write_checkpoint
 from tests.server.golden import Case, golden_directory, golden_paths
+from tests.server.golden_batch import NUM_RANDOM, alone, submit_all
 
 CASES = [Case(path) for path in golden_paths()]
 PLAIN = [case for case in CASES if case.quirk is None]
 QUIRKS = [case for case in CASES if case.quirk is not None]
 # Chunk budgets with page sizes that divide nothing, one page a row, and a round one.
 SPLITS = [(0, 16), (1, 3), (7, 1), (64, 5)]
-NUM_RANDOM = 8
 
 
 def by_stem(cases: list[Case]) -> pytest.MarkDecorator:
@@ -100,72 +98,6 @@ def test_call_by_call(case: Case, append: bool) -> None:
 
 
 # -- many in one batch -------------------------------------------------------------------------
-
-
-def random_requests(case: Case) -> list[dict[str, Any]]:
-    """Eight other sequences: texts and queries, with and without the memory below them."""
-    draw = np.random.default_rng(1)
-    vocab, window = case.model.config.vocab_size, case.rules.window
-    requests = []
-    for number in range(NUM_RANDOM):
-        tokens = draw.integers(0, vocab, int(draw.integers(1, 3 * window))).tolist()
-        sampling = SamplingParams(max_tokens=12) if number % 2 else None
-        requests.append({"tokens": tokens, "on_memory": number % 4 < 2, "sampling": sampling})
-    return requests
-
-
-def submit_all(
-    case: Case, driver: Driver, memory: MemoryHandle, logits: Logits
-) -> tuple[Outcome, list[Outcome], list[Outcome]]:
-    """The memorize again, the queries and the random sequences, all waiting."""
-    _, again = driver.submit(case.context, None, case.schedule, logits=logits)
-    asked = [
-        driver.submit(
-            query["ids"],
-            memory,
-            sampling=SamplingParams(max_tokens=len(query["generated"])),
-            logits=logits,
-            keep=True,
-        )[1]
-        for query in case.queries
-    ]
-    others = []
-    for request in random_requests(case):
-        base = memory if request["on_memory"] else None
-        sampling = request["sampling"]
-        others.append(
-            driver.submit(
-                request["tokens"],
-                base,
-                case.schedule,
-                sampling,
-                logits=Logits.ALL,
-                keep=sampling is not None,
-            )[1]
-        )
-    return again, asked, others
-
-
-@cache
-def alone(case: Case) -> list[tuple[Outcome, torch.Tensor, torch.Tensor]]:
-    """Each random sequence by itself: its outcome, memory rows and window rows."""
-    driver = case.driver(sequences=NUM_RANDOM + 3)
-    memory = driver.compress(case.context, None, case.schedule).memory
-    results = []
-    for request in random_requests(case):
-        base = memory if request["on_memory"] else None
-        _, outcome = driver.submit(
-            request["tokens"],
-            base,
-            case.schedule,
-            request["sampling"],
-            logits=Logits.ALL,
-            keep=request["sampling"] is not None,
-        )
-        driver.drain()
-        host = driver.engine.read(outcome.memory)
-        results.append((outcome, host.memory_rows, host.window_rows))
-    return results
 
 
 @pytest.mark.parametrize("logits", [Logits.ALL, Logits.NONE], ids=["all_logits", "as_served"])

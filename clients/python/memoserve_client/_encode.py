@@ -57,9 +57,14 @@ def memorize_header(name: MemoryName, options: MemorizeOptions) -> memory_servic
 
 
 def memorize_text(source_id: str, utf8: bytes) -> memory_service.MemorizeRequest:
-    """A further message of Memorize."""
+    """A message of Memorize between the first and the last."""
     piece = memory_service.TextPiece(source_id=source_id, text_utf8=utf8)
     return memory_service.MemorizeRequest(text=piece)
+
+
+def memorize_end() -> memory_service.MemorizeRequest:
+    """Last message of Memorize: the text is complete."""
+    return memory_service.MemorizeRequest(end=memory_service.MemorizeEnd())
 
 
 def update(

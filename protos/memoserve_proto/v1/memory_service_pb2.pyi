@@ -105,12 +105,14 @@ class DeleteMemoryResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class MemorizeRequest(_message.Message):
-    __slots__ = ("header", "text")
+    __slots__ = ("header", "text", "end")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     header: MemorizeHeader
     text: TextPiece
-    def __init__(self, header: _Optional[_Union[MemorizeHeader, _Mapping]] = ..., text: _Optional[_Union[TextPiece, _Mapping]] = ...) -> None: ...
+    end: MemorizeEnd
+    def __init__(self, header: _Optional[_Union[MemorizeHeader, _Mapping]] = ..., text: _Optional[_Union[TextPiece, _Mapping]] = ..., end: _Optional[_Union[MemorizeEnd, _Mapping]] = ...) -> None: ...
 
 class MemorizeHeader(_message.Message):
     __slots__ = ("name", "mode", "request_id", "expected_version", "expected_tokens", "ratio", "language", "create_missing", "allow_extrapolation", "index")
@@ -135,6 +137,10 @@ class MemorizeHeader(_message.Message):
     allow_extrapolation: bool
     index: bool
     def __init__(self, name: _Optional[_Union[_common_pb2.MemoryName, _Mapping]] = ..., mode: _Optional[_Union[WriteMode, str]] = ..., request_id: _Optional[str] = ..., expected_version: _Optional[int] = ..., expected_tokens: _Optional[int] = ..., ratio: _Optional[int] = ..., language: _Optional[_Union[_common_pb2.Language, str]] = ..., create_missing: _Optional[bool] = ..., allow_extrapolation: _Optional[bool] = ..., index: _Optional[bool] = ...) -> None: ...
+
+class MemorizeEnd(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class TextPiece(_message.Message):
     __slots__ = ("source_id", "text_utf8")

@@ -131,11 +131,11 @@ class MemoryServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Memorize(self, request_iterator, context):
-        """Writes text into a memory. The client sends one header, then pieces of text, then closes its
-        side; the server answers one accepted, then progress and warnings, then one committed, last.
-        Nothing is kept of a stream that ends before committed. ABORTED when another writer holds the
-        memory or expected_version does not match; OUT_OF_RANGE beyond the model's capacity;
-        RESOURCE_EXHAUSTED when pages do not suffice.
+        """Writes text into a memory. The client sends one header, then pieces of text, then one end, then
+        closes its side; the server answers one accepted, then progress and warnings, then one
+        committed, last. Nothing is kept of a stream that closes or breaks before its end. ABORTED when
+        another writer holds the memory or expected_version does not match; OUT_OF_RANGE beyond the
+        model's capacity; RESOURCE_EXHAUSTED when pages do not suffice.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

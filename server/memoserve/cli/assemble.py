@@ -79,7 +79,7 @@ def assemble(config: ServerConfig) -> Assembled:
     return assembled
 
 
-def put_together(config: ServerConfig, parts: Parts) -> Assembled:
+def put_together(config: ServerConfig, parts: Parts, limits: Limits | None = None) -> Assembled:
     """A running server without its edge, from loaded parts; errors as ``assemble``."""
     model, tokenizer, embedder = parts.model, parts.tokenizer, parts.embedder
     _check_vocabulary(model, tokenizer)
@@ -112,7 +112,7 @@ def put_together(config: ServerConfig, parts: Parts) -> Assembled:
             identity=identity,
             indexing=indexing,
             clue_rules=ClueRules(),
-            limits=Limits(),
+            limits=limits or Limits(),
             device=config.device,
             backend=ops.backend_name(torch.device(config.device), model.dtype),
         )

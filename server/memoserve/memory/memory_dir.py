@@ -93,7 +93,8 @@ class MemoryDir:
     def _empty(self) -> None:
         for version in self.manifests():
             unlink(self.manifest(version), self._hook)
-        # The tombstone goes last, or a crash would leave manifests that look like lost data.
+        # The tombstone goes last, or a crash would leave manifests that look like lost data; a
+        # file system may reorder removals that no fsync parts.
         fsync_dir(self.path, self._hook)
         unlink(self.tombstone, self._hook)
         fsync_dir(self.path, self._hook)

@@ -63,7 +63,7 @@ def _recover_memory(place: MemoryDir, name: MemoryName, blobs: Blobs) -> MemoryR
     for version in place.manifests():
         if version not in numbers:  # its commit was cut short, or its removal was
             place.drop_manifest(version)
-    kept = tuple(_read_version(place, head, one, blobs) for one in head.kept)
+    kept = tuple(_read_version(place, one, blobs) for one in head.kept)
     for one in kept:
         if one.record is not None:
             blobs.adopt(one.record.digests)
@@ -80,11 +80,9 @@ def _read_head(place: MemoryDir, name: MemoryName) -> MemoryRecord:
     return head
 
 
-def _read_version(
-    place: MemoryDir, head: MemoryRecord, kept: KeptVersion, blobs: Blobs
-) -> KeptVersion:
+def _read_version(place: MemoryDir, kept: KeptVersion, blobs: Blobs) -> KeptVersion:
     try:
-        record = _read_manifest(place, head, kept)
+        record = _read_manifest(place, kept)
     except DamagedDocument as error:
         return replace(kept, damage=str(error))
     for part in record.parts.values():
@@ -95,17 +93,14 @@ def _read_version(
     return replace(kept, record=record)
 
 
-def _read_manifest(place: MemoryDir, head: MemoryRecord, kept: KeptVersion) -> VersionRecord:
+def _read_manifest(place: MemoryDir, kept: KeptVersion) -> VersionRecord:
     try:
         data = place.manifest(kept.version).read_bytes()
     except OSError as error:
         raise DamagedDocument(f"the manifest cannot be read: {error.strerror}") from error
     if digest_of(data) != kept.manifest_digest:
         raise DamagedDocument("the checksum of the manifest does not match")
-    record = decode_manifest(data)
-    if (record.name, record.uid, record.version) != (head.name, head.uid, kept.version):
-        raise DamagedDocument("the manifest is that of another version")
-    return record
+    return decode_manifest(data)
 
 
 def _parts_known(record: MemoryRecord) -> bool:

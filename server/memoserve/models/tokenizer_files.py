@@ -57,8 +57,14 @@ def read_tokenizer_files(directory: str | Path) -> TokenizerFiles:
     spec = _parse("tokenizer.json", raw)
     _check_bpe(spec.get("model"))
     config = _parse("tokenizer_config.json", _read(folder / "tokenizer_config.json") or b"{}")
+    try:
+        return _interpreted(raw, spec, config, _template(folder, config))
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise InvalidArgument("tokenizer_config.json", f"has an odd shape: {error}") from error
+
+
+def _interpreted(raw: bytes, spec: Json, config: Json, template: str | None) -> TokenizerFiles:
     named = {key: text for key in _NAMED if (text := _content(config.get(key))) is not None}
-    template = _template(folder, config)
     return TokenizerFiles(
         spec=spec,
         added=_added_tokens(spec, config, named),

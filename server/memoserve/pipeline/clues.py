@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from memoserve.pipeline.language import is_spaceless
 
 _MARK = re.compile(
-    r"^\s*(?:[-*\u2022\u00b7\u30fb]+\s+|\(?\d{1,3}[.):\u3001\uff0e\uff09]\s*|[\u2460-\u2473]\s*)+"
+    r"^\s*(?:[-*\u2022\u00b7\u30fb]+\s+|\(?\d{1,3}[.):\u3001\uff0e\uff09](?!\d)\s*|[\u2460-\u2473]\s*)+"
 )
 
 

@@ -160,7 +160,7 @@ class _Job:
             async with asyncio.TaskGroup() as group:
                 indexer = Indexer(self.runtime, self.header.index, lambda: self._tell(draft))
                 draft = Draft.after(base, indexer)
-                watched = group.create_task(self._watch(ticket, draft))
+                group.create_task(self._watch(ticket, draft))
                 group.create_task(indexer.run())
                 opening = await Opening.read(pieces, self._language(base))
                 draft.language = opening.language
@@ -174,7 +174,7 @@ class _Job:
                 feeder.finish()
                 await ticket.feed([], last=True)
                 await indexer.finish()
-                await watched
+        self._tell(draft, last=True)
         return draft
 
     def _language(self, base: Contents | None) -> Language:
@@ -190,7 +190,6 @@ class _Job:
             if isinstance(event, Fed):
                 draft.tokens_done, draft.memory_rows = event.tokens, event.memory_rows
                 self._tell(draft)
-        self._tell(draft, last=True)
 
     def _tell(self, draft: Draft, *, last: bool = False) -> None:
         """Tell how far it is, not too often."""

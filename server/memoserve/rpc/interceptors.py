@@ -23,10 +23,6 @@ from memoserve.rpc.status import DETAILS_KEY, internal_status, to_code, to_statu
 
 OURS = "/memoserve."
 
-# A stream that ends because its client vanished looks like one that was closed, until the cancel
-# arrives just behind; a text cut off there must not pass for a whole one.
-END_SETTLES_S = 0.02
-
 # A write to a vanished client can fail just before the cancel arrives. The cancel is awaited, lest
 # it interrupt the pipeline while that gives its pages back.
 CANCEL_ARRIVES_S = 0.25
@@ -87,8 +83,11 @@ class _Guard:
             except (Exception, asyncio.CancelledError) as error:
                 code = _passed_or_cancelled(context)
                 status = self._status_of(error)
-                code = to_code(status)
-            await _abort(context, status)
+            try:
+                await _abort(context, status)
+            except grpc.aio.AbortError:
+                code = to_code(status)  # it was sent; to a vanished client nothing is
+                raise
         finally:
             labels = self._metrics.rpc_seconds.labels(self._method, code.name)
             labels.observe(time.monotonic() - started)
@@ -170,10 +169,12 @@ def _checked(request: Any) -> Any:
 
 
 async def _checked_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Yield requests as they are asked for, never ahead, and end only at a real end."""
+    """Yield requests as they are asked for, never ahead.
+
+    Its end says nothing: a call whose client vanished may look closed until the cancel arrives.
+    """
     async for request in requests:
         yield _checked(request)
-    await asyncio.sleep(END_SETTLES_S)
 
 
 async def _write(context: Context, response: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Never
 
 import grpc.aio
 
-from memoserve.errors import Unimplemented
+from memoserve.errors import InvalidArgument, Unimplemented
 from memoserve.pipeline.api import MAX_MESSAGE_BYTES, Pipeline
 from memoserve.pipeline.values import MemoryRef, TextPiece
 from memoserve.rpc.interceptors import deadline_of
@@ -108,8 +108,21 @@ class MemoryService(pb2_grpc.MemoryServiceServicer):
 
 
 async def _pieces(requests: AsyncIterator[pb2.MemorizeRequest]) -> AsyncIterator[TextPiece]:
+    """Yield the text, and end only where the client has said that it is complete.
+
+    Requests that just stop prove nothing: those of a cancelled call stop in the same way, and the
+    cancel is heard later.
+    """
     async for request in requests:
+        if request.HasField("end"):
+            break
         yield read_piece(request)
+    else:
+        raise InvalidArgument(
+            "end", "is missing: the text may be cut off, nothing is committed", reason="REQUIRED"
+        )
+    if await anext(requests, None) is not None:
+        raise InvalidArgument("end", "must be the last message", reason="WRONG_ORDER")
 
 
 def _not_built(method: str) -> Never:

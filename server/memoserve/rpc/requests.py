@@ -156,10 +156,12 @@ def read_header(request: memory_service_pb2.MemorizeRequest | None) -> MemorizeH
 
 
 def read_piece(request: memory_service_pb2.MemorizeRequest) -> TextPiece:
-    """Return one piece of text, which every message after the header must be."""
-    if request.WhichOneof("part") != "text":
+    """Return one piece of text, which every message between header and end must be."""
+    if request.HasField("header"):
+        raise InvalidArgument("header", "must be the first message only", reason="WRONG_ORDER")
+    if not request.HasField("text"):
         raise InvalidArgument(
-            "text", "must be in every message after the first", reason="WRONG_ORDER"
+            "text", "must be in every message between header and end", reason="WRONG_ORDER"
         )
     piece = request.text
     return TextPiece(

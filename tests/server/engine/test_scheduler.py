@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from pytest import mark, raises
+from pytest import MonkeyPatch, mark, raises
+from torch import Tensor
 
+from memoserve.engine.model_runner import Chunk, ModelRunner
 from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.scheduler import FIRST_CUT, LEAST_PROGRESS, Scheduler, StepLimits
 from memoserve.engine.sequence import Sequence, SequenceRequest
 from memoserve.memory.memory import PagedState
 from memoserve.memory.page_pool import PagePool
 from memoserve.memory.window import RatioSchedule, WindowRules, WindowState
+from tests.server.fixtures import make_driver, random_ids, tiny_model
 
 RULES = WindowRules(1000)
 SCHEDULE = RatioSchedule((4,))
@@ -141,3 +144,29 @@ def test_a_sequence_without_pages_is_a_bug() -> None:
     homeless.paged = None
     with raises(ValueError, match="has pages"):
         scheduler().schedule([homeless])
+
+
+def test_an_engine_keeps_its_decodes_close_together(monkeypatch: MonkeyPatch) -> None:
+    """On a device of 100 tokens/s and a target of 0.2 s: at most 20 tokens beside a decode."""
+    now, steps = [0.0], []
+    run = ModelRunner.run
+
+    def timed(runner: ModelRunner, chunks: list[Chunk]) -> list[Tensor]:
+        tokens = sum(len(chunk.tokens) for chunk in chunks)
+        now[0] += tokens / 100
+        steps.append((len(chunks), tokens))
+        return run(runner, chunks)
+
+    monkeypatch.setattr(ModelRunner, "run", timed)
+    model = tiny_model(beacon_window=64, beacon_stride=64)
+    driver = make_driver(model, num_pages=400, target_s=0.2)
+    driver.engine._clock = lambda: now[0]
+    driver.compress(random_ids(64, 1))  # the speed is learnt
+    steps.clear()
+    _, answer = driver.submit(random_ids(3, 2), sampling=SamplingParams(max_tokens=12))
+    _, memory = driver.submit(random_ids(400, 3))
+    driver.drain()
+    assert len(answer.tokens) == 12 and memory.reason == "memory"
+    shared = [tokens for sequences, tokens in steps if sequences == 2]
+    assert len(shared) == 12 and max(shared) == 20
+    assert max(tokens for sequences, tokens in steps if sequences == 1) == 64

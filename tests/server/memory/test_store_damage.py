@@ -223,3 +223,14 @@ def test_strangers_directories_are_left_alone(root: Path) -> None:
     with Store.open(root) as store:
         assert len(store.list_memories().records) == 2
     assert (stranger / "note").read_text() == "keep"
+
+
+@pytest.mark.parametrize("kind", ["missing", "cut by one", "grown"])
+def test_a_part_of_a_wrong_size_is_flagged_when_the_store_opens(root: Path, kind: str) -> None:
+    DAMAGES[kind](blob(root, "text", 2))
+    with Store.open(root) as store:
+        (damage,) = store.memory(HURT).damages
+        assert damage.startswith("version 2: part text: file ")
+        with pytest.raises(DataLoss, match="n/hurt version 2: part text: file"):
+            store.get(HURT)
+        check_sound(store)

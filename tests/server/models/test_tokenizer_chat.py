@@ -198,13 +198,15 @@ def test_added_tokens_are_taken_longest_first_and_eat_white_space() -> None:
         1: AddedToken(1, "<a>", special=True),
         2: AddedToken(2, "<a>b", special=False, lstrip=True),
         3: AddedToken(3, "<c>", special=True, rstrip=True),
+        4: AddedToken(4, "<a>c", special=False),
     }
-    template = "x <a>{{ messages[0]['content'] }} <a>b <c>\n y{% if messages|length > 1 %}" + (
+    template = "x <a>c<a>{{ messages[0]['content'] }} <a>b <c>\n y{% if messages|length > 1 %}" + (
         "{{ messages[1]['content'] }}{{ messages[2]['content'] }}{% endif %}"
     )
     pieces = type(chat)(template, {}, added, None).render(turns(" b "), False).pieces
     assert pieces == (
         Text("x "),
+        Special(4),
         Special(1),
         Text(" b "),
         Special(2),

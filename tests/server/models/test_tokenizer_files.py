@@ -158,6 +158,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("[]")
     with pytest.raises(InvalidArgument, match="not a JSON object"):
         TextTokenizer.from_directory(tmp_path)
+    configured("qwen2", tmp_path, added_tokens_decoder=["odd"])
+    with pytest.raises(InvalidArgument, match=r"tokenizer_config\.json: has an odd shape"):
+        TextTokenizer.from_directory(tmp_path)
     configured("qwen2", tmp_path, chat_template=3)
     with pytest.raises(InvalidArgument, match=r"tokenizer_config\.json: chat_template"):
         TextTokenizer.from_directory(tmp_path)
@@ -217,6 +220,32 @@ def test_no_letters_are_parted_where_a_byte_has_no_token(tmp_path: Path) -> None
     seams = tokenizer.codec.seams
     assert isinstance(seams, RegexSeams)
     assert not isinstance(seams.letters, LetterSeams)
+
+
+def test_what_makes_encoding_random_or_cuts_it_is_switched_off(tmp_path: Path) -> None:
+    cut = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+
+    def spoil(spec: Json) -> None:
+        spec["model"]["dropout"] = 0.9
+        spec["truncation"] = cut
+
+    spoilt = TextTokenizer.from_directory(changed("qwen2", tmp_path, spoil))
+    plain = TextTokenizer.from_directory(save("qwen2", tmp_path))
+    text = "the memory of a long text"
+    assert spoilt.encode(text) == plain.encode(text)
+
+
+def test_a_special_token_that_is_a_word_of_the_vocabulary(tmp_path: Path) -> None:
+    """Where whole words are looked up, such a word must still be ordinary text."""
+
+    def hide(spec: Json) -> None:
+        index = spec["model"]["vocab"]["windowed"]
+        spec["added_tokens"].append({**spec["added_tokens"][0], "id": index, "content": "windowed"})
+
+    tokenizer = TextTokenizer.from_directory(changed("llama3", tmp_path, hide))
+    ids = tokenizer.encode("windowed")
+    assert not tokenizer.special_ids.intersection(ids)
+    assert tokenizer.decode(ids) == "windowed"
 
 
 def test_merges_may_be_written_as_words(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def cut(text: str, cuts: list[int]) -> list[str]:
 
 
 @families
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(text=messy_texts, cuts=st.lists(st.integers(0, 120), max_size=6))
 def test_any_split_gives_the_ids_of_the_whole(name: str, text: str, cuts: list[int]) -> None:
     tokenizer = loaded(name)
@@ -52,7 +52,7 @@ def test_any_split_gives_the_ids_of_the_whole(name: str, text: str, cuts: list[i
 
 
 @families
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(text=messy_texts)
 def test_one_character_at_a_time(name: str, text: str) -> None:
     tokenizer = loaded(name)
@@ -79,7 +79,7 @@ def assert_seams_are_borders(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", BYTE_LEVEL)
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(text=messy_texts)
 def test_seams_are_borders_of_pre_tokens(name: str, text: str) -> None:
     assert_seams_are_borders(name, text)
@@ -109,7 +109,7 @@ def test_a_stored_state_goes_on_as_if_nothing_had_happened(
 
 @bounded_families
 @pytest.mark.parametrize(
-    "alphabet", ["a'1 \n记的e\u0301龘", "'lſL\r\n \t!9"], ids=["letters", "signs"]
+    "alphabet", ["a'1 \n记的e\u0301", "'lſ\r\n \t!9"], ids=["letters", "signs"]
 )
 def test_all_words_of_four_troublemakers(name: str, alphabet: str) -> None:
     tokenizer = loaded(name)

@@ -91,6 +91,9 @@ def _byte_level(name: str) -> Json:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     spec = _train(tokenizer, SPECIAL[name], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    if name == "qwen2":  # an added token that is not special
+        more = {"id": len(spec["model"]["vocab"]), "content": "<tool_call>", "special": False}
+        spec["added_tokens"].append({**spec["added_tokens"][0], **more})
     if name == "llama3":
         _add_words_no_merge_makes(spec)
     return spec
@@ -191,7 +194,7 @@ def transformers_tokenizer(name: str) -> PreTrainedTokenizerFast:
 
 
 SPECIAL_STRINGS = [content for contents in SPECIAL.values() for content in contents]
-SPECIAL_STRINGS += ["<s>", "</s>", "<unk>", "[INST]", "<0x0A>"]
+SPECIAL_STRINGS += ["<tool_call>", "<s>", "</s>", "<unk>", "[INST]", "<0x0A>"]
 _SPACES = ["  ", "      ", "\r\n", " \n", *" \n\t\u3000\u00a0\u2028\x85\x1c"]
 _MARKS = "\u0301\u0323\u0345\u3099\u093c\u0fb5\u0338\u200d\ufe0f"
 _JAMO = "\u1100\u1161\u11a8\uac00\uac01\u11a7"

@@ -21,6 +21,7 @@ from memoserve.config import EMBEDDED_MODEL, ServerConfig
 from memoserve.engine.engine import Engine
 from memoserve.models.tokenizer import TextTokenizer
 from memoserve.pipeline.contents import WINDOW_PART, Contents, read_contents
+from memoserve.pipeline.runtime import Limits
 from memoserve.pipeline.service import MemoPipeline
 from memoserve.pipeline.values import (
     Committed,
@@ -40,7 +41,7 @@ from memoserve.retrieval.embedder import Vectors
 from tests.server.fixtures import tiny_model
 
 WINDOW = 32
-POSITIONS = 2048
+POSITIONS = 8192
 WORDS = (
     "amber anchor barley bridge candle cellar copper daughter engine feather garden harbour iron "
     "jacket kettle ladder lantern market needle orchard paper quarry river saddle thimble "
@@ -226,11 +227,15 @@ class House:
 
 
 @asynccontextmanager
-async def open_house(data_dir: Path, parts: Parts | None = None, **config: Any) -> AsyncIterator[House]:
+async def open_house(
+    data_dir: Path, parts: Parts | None = None, **config: Any
+) -> AsyncIterator[House]:
     """A house that is checked to be clean before it closes, unless its engine is down."""
     parts = parts or make_parts()
     settings: dict[str, Any] = {"num_pages": 1024, "page_size": 4, "step_target_s": 0.05}
-    assembled = put_together(ServerConfig(data_dir, **(settings | config)), parts)
+    assembled = put_together(
+        ServerConfig(data_dir, **(settings | config)), parts, Limits(embed_batch=2)
+    )
     embedder = parts.embedder
     assert isinstance(embedder, WordEmbedder)
     house = House(assembled, embedder)
@@ -278,3 +283,8 @@ def final(events: Sequence[QueryEvent]) -> Final:
 
 def of_kind(events: Iterable[Any], kind: type) -> list[Any]:
     return [event for event in events if isinstance(event, kind)]
+
+
+def files_of(data_dir: Path) -> set[str]:
+    """Every file of a store, by its path in there."""
+    return {str(p.relative_to(data_dir)) for p in data_dir.rglob("*") if p.is_file()}

@@ -15,13 +15,37 @@ LONG = "the bridge was built of iron"
 
 @pytest.mark.parametrize(
     "mark",
-    ["", "- ", "* ", "• ", "1. ", "1) ", "(2) ", "12: ", "3、", "①", "  4.  ", "- 1. ", "123. "],
+    [
+        "",
+        "- ",
+        "* ",
+        "• ",
+        "1. ",
+        "1.",
+        "1) ",
+        "(2) ",
+        "12: ",
+        "3、",
+        "①",
+        "  4.  ",
+        "- 1. ",
+        "123. ",
+    ],
 )
 def test_list_marks_are_taken_off(mark: str) -> None:
     assert ClueLines(ClueRules()).judge(mark + LONG) == (LONG, "")
 
 
-@pytest.mark.parametrize("text", ["1984 was a long year", "3 men in a boat", "-5 degrees were it"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1984 was a long year",
+        "3 men in a boat",
+        "-5 degrees were it",
+        "1.5 percent of the men",
+        "12:30 was the hour named",
+    ],
+)
 def test_numbers_that_begin_a_sentence_stay(text: str) -> None:
     assert ClueLines(ClueRules()).judge(text) == (text, "")
 

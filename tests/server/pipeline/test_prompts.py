@@ -23,12 +23,18 @@ def test_what_is_filled_in_is_never_read_again(context: str, asked: str) -> None
 
 
 def test_other_braces_and_names_without_a_value_stay() -> None:
-    assert fill("{} {other} {input} {context} {input}", {"input": "x"}) == "{} {other} x {context} x"
+    assert (
+        fill("{} {other} {input} {context} {input}", {"input": "x"}) == "{} {other} x {context} x"
+    )
 
 
 @pytest.mark.parametrize(
     ("template", "missing"),
-    [("{context}", "{input}"), ("{input}", "{context}"), ("{ input } {CONTEXT}", "{context}, {input}")],
+    [
+        ("{context}", "{input}"),
+        ("{input}", "{context}"),
+        ("{ input } {CONTEXT}", "{context}, {input}"),
+    ],
 )
 def test_a_template_names_the_placeholder_it_lacks(template: str, missing: str) -> None:
     with pytest.raises(InvalidArgument) as caught:

@@ -24,7 +24,8 @@ def cut_at_first(text: str, stops: list[str]) -> str:
 
 
 @given(
-    st.lists(st.text("ab", max_size=3), max_size=10), st.lists(st.text("ab", max_size=4), max_size=3)
+    st.lists(st.text("ab", max_size=3), max_size=10),
+    st.lists(st.text("ab", max_size=4), max_size=3),
 )
 def test_any_split_stops_where_the_whole_text_does(pieces: list[str], stops: list[str]) -> None:
     stopper = StopStrings(stops)

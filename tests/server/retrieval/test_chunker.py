@@ -59,7 +59,16 @@ def test_blocks_of_one_kind_come_to_an_end(filling: str, size: int) -> None:
 
 
 def test_a_word_in_a_desert_of_whitespace_is_found_once() -> None:
-    for before, after in ((0, 400), (400, 0), (131, 129), (64, 200)):
+    # At 127 to 129 the word lies across a block's border, with only whitespace before it.
+    for before, after in (
+        (0, 400),
+        (400, 0),
+        (131, 129),
+        (64, 200),
+        (127, 9),
+        (128, 200),
+        (129, 0),
+    ):
         text = " " * before + "word" + "\n" * after
         chunks = cut([text])
         assert [(chunk.text, chunk.start_char) for chunk in chunks] == [("word", before)]
@@ -81,7 +90,19 @@ def test_chunks_leave_as_soon_as_a_block_is_full() -> None:
     assert early[-1].end_char < 250  # what further text may join is held back
 
 
-def test_a_long_piece_is_cut_in_linear_memory_and_like_short_ones() -> None:
+@pytest.mark.parametrize("piece", [1, 50, 10_000])
+def test_a_block_border_cuts_no_word_and_holds_back_less_than_a_block(piece: int) -> None:
+    text = " ".join(f"word{number}" for number in range(300))
+    chunker = StreamChunker("s", count, LIMITS)
+    early = [
+        chunk for at in range(0, len(text), piece) for chunk in chunker.feed(text[at : at + piece])
+    ]
+    assert len(text) - early[-1].end_char <= LIMITS.block_chars
+    words = [word for chunk in early + chunker.finish() for word in chunk.text.split()]
+    assert words == text.split()
+
+
+def test_a_long_piece_is_cut_like_short_ones() -> None:
     words = random.Random(5).choices(["alpha", "be", "c.", "delta\n\n", "é"], k=4000)
     text = " ".join(words)
     check_law(text, cut([text]), LIMITS)

@@ -246,6 +246,7 @@ class AsyncClient:
                 if on_event is not None:
                     on_event(event)
                 if isinstance(event, Committed):
+                    await events.drain()
                     return event
         raise Internal("the server ended the call without a commit")
 

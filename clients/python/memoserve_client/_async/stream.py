@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, Self, TypeVar
 
@@ -26,10 +27,9 @@ class Upload:
         self.error: Exception | None = None
 
     async def messages(self) -> AsyncIterator[MemorizeRequest]:
-        """The header, then the text in pieces.
+        """The header, the text in pieces, and the end, which lets the server commit.
 
-        An exception of the text goes on to gRPC, which cancels the call: ending here instead would
-        tell the server that the text is complete.
+        An exception of the text goes on to gRPC, which cancels the call.
         """
         yield self._header
         try:
@@ -38,6 +38,7 @@ class Upload:
         except Exception as error:
             self.error = error
             raise
+        yield _encode.memorize_end()
 
 
 class AsyncEventStream(Generic[Event]):
@@ -87,6 +88,15 @@ class AsyncEventStream(Generic[Event]):
             if closed or meant is None:
                 raise StopAsyncIteration from None
             raise translated(meant) from error
+
+    async def drain(self) -> None:
+        """Pass over what is left and let the call end by itself, well or not: it is not cancelled.
+
+        For one who has heard all; what was told stays true however the call ends.
+        """
+        with contextlib.suppress(Exception):
+            async for _ in self:
+                pass
 
     def cancel(self) -> None:
         """Cancel the call unless it is over; safe to call again, and while another one iterates."""

@@ -245,6 +245,7 @@ class Client:
                 if on_event is not None:
                     on_event(event)
                 if isinstance(event, Committed):
+                    events.drain()
                     return event
         raise Internal("the server ended the call without a commit")
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, Self, TypeVar
 
@@ -27,10 +28,9 @@ class Upload:
         self.error: Exception | None = None
 
     def messages(self) -> Iterator[MemorizeRequest]:
-        """The header, then the text in pieces.
+        """The header, the text in pieces, and the end, which lets the server commit.
 
-        An exception of the text goes on to gRPC, which cancels the call: ending here instead would
-        tell the server that the text is complete.
+        An exception of the text goes on to gRPC, which cancels the call.
         """
         yield self._header
         try:
@@ -39,6 +39,7 @@ class Upload:
         except Exception as error:
             self.error = error
             raise
+        yield _encode.memorize_end()
 
 
 class EventStream(Generic[Event]):
@@ -88,6 +89,15 @@ class EventStream(Generic[Event]):
             if closed or meant is None:
                 raise StopIteration from None
             raise translated(meant) from error
+
+    def drain(self) -> None:
+        """Pass over what is left and let the call end by itself, well or not: it is not cancelled.
+
+        For one who has heard all; what was told stays true however the call ends.
+        """
+        with contextlib.suppress(Exception):
+            for _ in self:
+                pass
 
     def cancel(self) -> None:
         """Cancel the call unless it is over; safe to call again, and while another one iterates."""
