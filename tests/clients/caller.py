@@ -41,6 +41,12 @@ class Caller:
         else:
             events.close()
 
+    async def drain(self, events: Any) -> None:
+        if self.is_async:
+            await events.drain()
+        else:
+            await asyncio.to_thread(events.drain)
+
     async def __aenter__(self) -> Caller:
         return self
 

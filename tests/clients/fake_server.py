@@ -62,6 +62,8 @@ class State:
     """What tests set and look at.
 
     ``fail_at``: requests until the failure; ``answer_after``: requests until Memorize answers.
+    ``text_over`` is set when Memorize reads no more, ``text_complete`` when it has read an end;
+    ``finished`` counts streams whose caller stayed to the very end.
     """
 
     failure: Failure | None = None
@@ -70,10 +72,13 @@ class State:
     requests: list[Any] = field(default_factory=list)
     replies: list[Any] = field(default_factory=list)
     hang: bool = False
+    linger_s: float = 0.0
     answer_after: int | None = None
     health_failures: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
-    half_closed: threading.Event = field(default_factory=threading.Event)
+    text_over: threading.Event = field(default_factory=threading.Event)
+    text_complete: bool = False
+    finished: int = 0
     page: int = 2
     memories: list[str] = field(default_factory=lambda: ["a", "b", "c", "d", "e"])
 
@@ -94,9 +99,12 @@ class State:
                 yield reply
             if self.hang:
                 await asyncio.sleep(60)
+            # Whoever leaves at the last reply is heard of here.
+            await asyncio.sleep(self.linger_s)
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+        self.finished += 1
 
 
 def make_memory(memory_id: str = "book", **changes: Any) -> memory_pb2.Memory:
@@ -166,15 +174,14 @@ class Memories(MemoryServiceServicer):
         try:
             async for request in request_iterator:
                 await self.state.enter(request, context)
+                self.state.text_complete = request.HasField("end")
                 if len(self.state.requests) == self.state.answer_after:
                     break
-            # A cancelled call may first look like one whose client has said all: the iterator just
-            # ends, and CancelledError comes at a later await.
-            await asyncio.sleep(0.05)
-            self.state.half_closed.set()
-        except asyncio.CancelledError:
-            self.state.cancelled.set()
-            raise
+            else:
+                if not self.state.text_complete:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no end")
+        finally:
+            self.state.text_over.set()
         async for reply in self.state.stream():
             yield reply
 

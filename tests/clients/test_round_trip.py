@@ -111,7 +111,7 @@ async def test_info(caller: Caller) -> None:
     assert info.model.name == "tiny" and info.model.ratios == (2, 4)
 
 
-async def test_memorize_sends_header_then_pieces(server: FakeServer, caller: Caller) -> None:
+async def test_memorize_sends_header_pieces_and_end(server: FakeServer, caller: Caller) -> None:
     server.state.replies = memorize_replies()
     told: list[object] = []
     committed = await caller.call(
@@ -131,7 +131,13 @@ async def test_memorize_sends_header_then_pieces(server: FakeServer, caller: Cal
     assert header.HasField("expected_version") and header.HasField("ratio")
     assert header.HasField("create_missing") and not header.create_missing
     assert not header.HasField("expected_tokens") and not header.HasField("index")
-    pieces = [(piece.text.source_id, piece.text.text_utf8) for piece in server.state.requests[1:]]
+    assert [request.WhichOneof("part") for request in server.state.requests[1:]] == [
+        "text",
+        "text",
+        "text",
+        "end",
+    ]
+    pieces = [(sent.text.source_id, sent.text.text_utf8) for sent in server.state.requests[1:-1]]
     assert pieces == [("s1", b"one"), ("s2", b"two"), ("s3", b"three")]
     assert [type(event) for event in told] == [
         mc.Accepted,
@@ -167,7 +173,9 @@ async def test_async_memorize_takes_an_asynchronous_source(server: FakeServer) -
     server.state.replies = memorize_replies()
     async with mc.AsyncClient(server.target) as client:
         await client.memorize("book", words())
-    assert [piece.text.text_utf8 for piece in server.state.requests[1:]] == [b"one ", b"two"]
+    *pieces, end = server.state.requests[1:]
+    assert [piece.text.text_utf8 for piece in pieces] == [b"one ", b"two"]
+    assert end.HasField("end")
 
 
 async def test_recall(server: FakeServer, caller: Caller) -> None:

@@ -78,15 +78,49 @@ async def test_a_failing_source_is_raised_and_writes_nothing(
     server.state.replies = memorize_replies()
     with pytest.raises(OSError, match="the disk is gone"):
         await caller.call("memorize", "book", BrokenSource())
-    assert await asyncio.to_thread(server.state.cancelled.wait, 5)
-    assert not server.state.half_closed.is_set()
+    assert await asyncio.to_thread(server.state.text_over.wait, 5)
+    assert len(server.state.requests) > 1 and not server.state.text_complete
 
 
 async def test_text_that_is_no_unicode_is_raised(server: FakeServer, caller: Caller) -> None:
     server.state.replies = memorize_replies()
     with pytest.raises(UnicodeEncodeError):
         await caller.call("memorize", "book", "a lone \ud800 surrogate")
-    assert not server.state.half_closed.is_set()
+    # The call may have been cancelled before it reached the server at all.
+    await asyncio.to_thread(server.state.text_over.wait, 0.5)
+    assert not server.state.text_complete
+
+
+async def test_memorize_leaves_only_when_the_call_has_ended(
+    server: FakeServer, caller: Caller
+) -> None:
+    server.state.replies, server.state.linger_s = memorize_replies(), 0.1
+    for turn in range(1, 4):
+        committed = await caller.call("memorize", "book", "text")
+        assert isinstance(committed, mc.Committed)
+        assert server.state.finished == turn
+    assert server.state.text_complete
+    assert not server.state.cancelled.is_set()
+
+
+async def test_what_was_committed_stays_so_however_the_call_ends(
+    server: FakeServer, caller: Caller
+) -> None:
+    server.state.replies, server.state.hang = memorize_replies(), True
+    committed = await caller.call("memorize", "book", "text", timeout=0.5)
+    assert committed.memory.version == 3
+
+
+async def test_draining_does_not_cancel(server: FakeServer, caller: Caller) -> None:
+    server.state.replies = query_replies(qs.RecallResponse)
+    server.state.linger_s = 0.1
+    events = caller.client.recall("book", "q")
+    await caller.next(events)
+    await caller.drain(events)
+    with pytest.raises(StopAsyncIteration):
+        await caller.next(events)
+    assert server.state.finished == 1
+    assert not server.state.cancelled.is_set()
 
 
 async def test_events_and_words_of_a_newer_server(server: FakeServer, caller: Caller) -> None:

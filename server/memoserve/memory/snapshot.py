@@ -148,9 +148,7 @@ def pack_tensors(tensors: Mapping[str, torch.Tensor]) -> bytes:
     storages: set[int] = set()
     for name, tensor in tensors.items():
         dense = tensor.detach().to("cpu").contiguous()
-        storage = dense.untyped_storage()
-        # safetensors refuses views of larger storages and storage that two names share
-        if storage.nbytes() != dense.nbytes or storage.data_ptr() in storages:
+        if dense.untyped_storage().data_ptr() in storages:  # safetensors refuses shared storage
             dense = dense.clone()
         storages.add(dense.untyped_storage().data_ptr())
         packed[name] = dense

@@ -94,6 +94,17 @@ def test_tensors_come_back_bit_for_bit(store: Store, dtype: torch.dtype) -> None
     assert ref.size < 4 * pool.nbytes + 1000  # a slice is stored without the pool behind it
 
 
+@pytest.mark.parametrize("rows", [slice(0, 2), slice(3, 5), slice(0, 100, 50)])
+def test_a_view_is_stored_without_the_pool_behind_it(store: Store, rows: slice) -> None:
+    pool = torch.arange(100 * 64, dtype=torch.float32).reshape(100, 64)
+    store.create(NAME)
+    with store.writer(NAME) as writer, writer.stage() as staging:
+        ref = staging.write_tensors("kv", {"view": pool[rows]})
+        version = staging.commit({})
+    assert ref.size < 2 * 64 * 4 + 200
+    assert torch.equal(store.load_tensors(version, "kv")["view"], pool[rows])
+
+
 def test_bytes_that_are_no_tensors_are_refused_as_tensors(store: Store) -> None:
     store.create(NAME)
     version = commit(store, NAME, text=b"plain")
@@ -153,9 +164,11 @@ def test_an_abort_leaves_no_trace(store: Store, tmp_path: Path) -> None:
 def test_a_staging_takes_each_part_once_and_commits_once(store: Store) -> None:
     store.create(NAME)
     with store.writer(NAME) as writer, writer.stage() as staging:
-        staging.write_bytes("part", b"1")
+        kept = staging.write_bytes("part", b"1")
         with pytest.raises(ValueError, match="before"):
             staging.write_bytes("part", b"2")
+        with pytest.raises(ValueError, match="before"):
+            staging.keep(kept, "part")
         with pytest.raises(InvalidArgument, match="part"):
             staging.write_bytes("no good", b"")
         with pytest.raises(NotFound, match="gone"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import threading
 import zlib
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -42,11 +43,12 @@ from tests.server.fixtures import tiny_model
 
 WINDOW = 32
 POSITIONS = 8192
-WORDS = (
+WORDS = re.findall(
+    r"\S+",
     "amber anchor barley bridge candle cellar copper daughter engine feather garden harbour iron "
     "jacket kettle ladder lantern market needle orchard paper quarry river saddle thimble "
-    "umbrella valley window yarn zinc Größe naïve 数据 mill's re-use 42"
-).split()
+    "umbrella valley window yarn zinc Größe naïve 数据 mill's re-use 42",
+)
 
 
 def make_text(sentences: int, seed: int = 0) -> str:
@@ -117,7 +119,7 @@ def make_parts(
     """A random model behind the embedded tokenizer."""
     if not _TOKENIZER:
         _TOKENIZER.append(TextTokenizer.from_directory(EMBEDDED_MODEL))
-    shape = {
+    shape: dict[str, Any] = {
         "vocab_size": 1024,
         "max_position_embeddings": POSITIONS,
         "beacon_window": WINDOW,
@@ -145,9 +147,10 @@ class House:
         """Run a function on the engine's thread."""
         return await asyncio.wrap_future(self.assembled.runtime.worker.call(look))
 
-    @property
-    def free_pages(self) -> int:
-        return self.assembled.runtime.worker.num_free_pages
+    async def free_pages(self) -> int:
+        """Free pages once all commands so far have been run."""
+        free: int = await self.engine(lambda engine: engine.pool.num_free)
+        return free
 
     # -- writing ----------------------------------------------------------------------------
 

@@ -152,11 +152,15 @@ async def test_closing_a_limited_stream_closes_what_is_inside() -> None:
 
 async def test_a_timeout_of_the_stream_itself_is_not_the_callers() -> None:
     async def fail() -> AsyncGenerator[int, None]:
-        raise TimeoutError("the disk")
-        yield 1
+        for number in range(2):
+            if number:
+                raise TimeoutError("the disk")
+            yield number
 
+    stream = until(fail(), time.monotonic() + 60)
+    await anext(stream)
     with pytest.raises(TimeoutError, match="disk"):
-        await anext(until(fail(), time.monotonic() + 60))
+        await anext(stream)
 
 
 # -- work to its end

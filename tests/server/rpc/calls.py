@@ -47,10 +47,13 @@ def header(**fields: Any) -> memory_service_pb2.MemorizeRequest:
 
 
 def piece(text: bytes, source_id: str = "") -> memory_service_pb2.MemorizeRequest:
-    """A further message of a Memorize."""
+    """A message of a Memorize between the first and the last."""
     return memory_service_pb2.MemorizeRequest(
         text=memory_service_pb2.TextPiece(source_id=source_id, text_utf8=text)
     )
+
+
+END = memory_service_pb2.MemorizeRequest(end=memory_service_pb2.MemorizeEnd())
 
 
 async def failure_of(call: Any) -> grpc.aio.AioRpcError:

@@ -16,7 +16,7 @@ from memoserve.rpc.interceptors import CallInterceptor
 from memoserve.rpc.memory_service import MemoryService
 from memoserve.rpc.query_service import QueryService
 from memoserve_proto.v1 import query_service_pb2
-from tests.server.rpc.calls import REF, header
+from tests.server.rpc.calls import END, REF, header
 from tests.server.rpc.fake_pipeline import FakePipeline, make_view
 
 
@@ -30,12 +30,13 @@ class DeadContext:
         raise grpc.aio.InternalError("the call is dead")
 
 
-async def _header_only() -> AsyncIterator[Any]:
+async def _no_text() -> AsyncIterator[Any]:
     yield header()
+    yield END
 
 
 STREAMS: dict[str, Callable[[FakePipeline], Any]] = {
-    "Memorize": lambda fake: MemoryService(fake).Memorize(_header_only(), _context()),
+    "Memorize": lambda fake: MemoryService(fake).Memorize(_no_text(), _context()),
     "Recall": lambda fake: QueryService(fake).Recall(
         query_service_pb2.RecallRequest(memories=[REF], query="q"), _context()
     ),

@@ -22,7 +22,16 @@ from memoserve.pipeline.values import (
 from memoserve.rpc.server import RpcServer
 from memoserve_proto.v1 import common_pb2
 from memoserve_proto.v1 import memory_service_pb2 as pb2
-from tests.server.rpc.calls import field_of, header, memorize_failure, memory_stub, piece
+from tests.server.rpc.calls import (
+    END,
+    details_of,
+    failure_of,
+    field_of,
+    header,
+    memorize_failure,
+    memory_stub,
+    piece,
+)
 from tests.server.rpc.fake_pipeline import FakePipeline, make_view
 
 NAME = MemoryName("team", "book")
@@ -30,7 +39,8 @@ MIB = 1024 * 1024
 
 
 async def test_a_text_in_pieces(channel: grpc.aio.Channel, pipeline: FakePipeline) -> None:
-    sent = [header(), piece("grüße".encode(), "a"), piece(b"", "a"), piece("记忆".encode(), "b")]
+    text = [piece("grüße".encode(), "a"), piece(b"", "a"), piece("记忆".encode(), "b")]
+    sent = [header(), *text, END]
     responses = [response async for response in memory_stub(channel).Memorize(iter(sent))]
     assert pipeline.calls[0] == ("memorize", MemorizeHeader(NAME))
     assert pipeline.pieces == [TextPiece("a", "grüße"), TextPiece("a", ""), TextPiece("b", "记忆")]
@@ -52,7 +62,7 @@ async def test_the_header_passes_every_field(
         allow_extrapolation=True,
         index=False,
     )
-    async for _ in memory_stub(channel).Memorize(iter([first])):
+    async for _ in memory_stub(channel).Memorize(iter([first, END])):
         pass
     told = MemorizeHeader(NAME, WriteMode.REPLACE, "r1", 0, 9, 0, Language.ZH, False, True, False)
     assert pipeline.calls[0] == ("memorize", told)
@@ -67,7 +77,7 @@ async def test_every_event(channel: grpc.aio.Channel, pipeline: FakePipeline) ->
         Notice("EXTRAPOLATED", "beyond the capacity"),
         Committed(view, 1.5, 7, True),
     )
-    call = memory_stub(channel).Memorize(iter([header()]))
+    call = memory_stub(channel).Memorize(iter([header(), END]))
     accepted, unknown, known, notice, committed = [response async for response in call]
     assert accepted.accepted.memory.etag == "e3"
     assert (accepted.accepted.ratio, accepted.accepted.capacity_tokens) == (8, 4096)
@@ -87,9 +97,12 @@ async def test_every_event(channel: grpc.aio.Channel, pipeline: FakePipeline) ->
         ([], "header"),
         ([piece(b"text")], "header"),
         ([pb2.MemorizeRequest()], "header"),
-        ([header(), header()], "text"),
-        ([header(), piece(b"a"), header()], "text"),
+        ([END], "header"),
+        ([header(), header()], "header"),
+        ([header(), piece(b"a"), header()], "header"),
         ([header(), pb2.MemorizeRequest()], "text"),
+        ([header()], "end"),
+        ([header(), piece(b"a")], "end"),
         ([header(), piece(b"ok"), piece(b"\xff\xfe")], "text.text_utf8"),
         ([header(), piece("é".encode()[:1]), piece("é".encode()[1:])], "text.text_utf8"),
         ([header(), piece(b"\xed\xa0\x80")], "text.text_utf8"),
@@ -112,10 +125,35 @@ async def test_what_is_refused(
     assert pipeline.text_ended == 0
 
 
+@pytest.mark.parametrize(
+    "late", [END, piece(b"b"), header(), pb2.MemorizeRequest()], ids=["end", "text", "header", "-"]
+)
+async def test_nothing_may_follow_the_end(
+    server: RpcServer, pipeline: FakePipeline, late: pb2.MemorizeRequest
+) -> None:
+    error = await memorize_failure(server.address, [header(), piece(b"a"), END, late])
+    assert field_of(error) == "end"
+    assert details_of(error)["ErrorInfo"].reason == "WRONG_ORDER"
+    assert pipeline.pieces == [TextPiece("", "a")]
+    assert pipeline.text_ended == 0
+
+
+async def test_a_stream_that_closes_without_end_is_told_so(
+    channel: grpc.aio.Channel, pipeline: FakePipeline
+) -> None:
+    sent = [header(), piece(b"a"), piece(b"b")]
+    error = await failure_of(memory_stub(channel).Memorize(iter(sent)))
+    assert field_of(error) == "end"
+    assert details_of(error)["ErrorInfo"].reason == "REQUIRED"
+    assert len(pipeline.pieces) == 2
+    assert pipeline.text_ended == 0
+
+
 async def test_the_largest_piece_is_taken(
     channel: grpc.aio.Channel, pipeline: FakePipeline
 ) -> None:
-    async for _ in memory_stub(channel).Memorize(iter([header(), piece(b"a" * MIB, "s" * 256)])):
+    sent = [header(), piece(b"a" * MIB, "s" * 256), END]
+    async for _ in memory_stub(channel).Memorize(iter(sent)):
         pass
     assert [len(taken.text) for taken in pipeline.pieces] == [MIB]
 
@@ -133,6 +171,7 @@ async def test_a_fast_writer_is_held_back(
         for _ in range(64):
             await call.write(piece(b"a" * (MIB // 2)))
             written += 1
+        await call.write(END)
         await call.done_writing()
 
     writer = asyncio.create_task(write_all())
@@ -160,21 +199,3 @@ async def test_an_error_of_the_pipeline_ends_a_stream_that_still_sends(
     error = await memorize_failure(server.address, sent)
     assert len(pipeline.pieces) == 2
     assert error.code() is grpc.StatusCode.OUT_OF_RANGE
-
-
-async def test_a_text_whose_sender_vanished_never_passes_for_a_whole_one(
-    channel: grpc.aio.Channel, pipeline: FakePipeline
-) -> None:
-    for turn in range(60):
-        pipeline.started.clear()
-        call = memory_stub(channel).Memorize()
-        await call.write(header())
-        await call.write(piece(b"a"))
-        await pipeline.started.wait()
-        if turn % 2:
-            await asyncio.sleep(0.003)
-        call.cancel()
-        await asyncio.sleep(0)
-    await asyncio.sleep(0.2)
-    assert len(pipeline.pieces) > 0
-    assert pipeline.text_ended == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import grpc.aio
@@ -10,6 +11,7 @@ import pytest
 
 from memoserve.metrics import Metrics
 from memoserve.pipeline.values import Token
+from memoserve.rpc.options import RpcOptions
 from memoserve.rpc.server import RpcServer
 from memoserve_proto.v1 import memory_service_pb2, query_service_pb2
 from tests.server.rpc.calls import BOOK, REF, failure_of, header, memory_stub, piece, query_stub
@@ -24,9 +26,9 @@ def count(metrics: Metrics, method: str, code: str) -> float:
     return metrics.registry.get_sample_value("memoserve_rpc_seconds_count", labels) or 0.0
 
 
-async def eventually(metrics: Metrics, method: str, code: str) -> None:
+async def eventually(metrics: Metrics, method: str, code: str, times: int = 1) -> None:
     for _ in range(200):
-        if count(metrics, method, code):
+        if count(metrics, method, code) == times:
             return
         await asyncio.sleep(0.01)
     raise AssertionError(f"{method} never ended with {code}")
@@ -78,6 +80,36 @@ async def test_a_memorize_that_waits_for_text(
     await pipeline.started.wait()
     call.cancel()
     await eventually(metrics, "MemoryService/Memorize", "CANCELLED")
+    assert pipeline.text_ended == 0
+
+
+@pytest.mark.parametrize("how", ["cancel", "hang up"])
+@pytest.mark.parametrize("options", [RpcOptions(max_calls=100)], ids=[""])
+async def test_a_text_cut_off_never_passes_for_a_whole_one(
+    server: RpcServer, pipeline: FakePipeline, metrics: Metrics, how: str
+) -> None:
+    """Most of these calls look closed before they look cancelled.
+
+    Some are left while the pipeline waits for text, some while the server has not read all that
+    was sent, and some while it is busy, so that end and cancel come to it together.
+    """
+    for turn in range(90):
+        pipeline.started.clear()
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            call = memory_stub(channel).Memorize()
+            await call.write(header())
+            for _ in range(1 + turn % 4):
+                await call.write(piece(b"a"))
+            await pipeline.started.wait()
+            if turn % 3:
+                await asyncio.sleep(0.003)
+            if how == "cancel":
+                call.cancel()
+                await asyncio.sleep(0)
+        if turn % 3 == 2:
+            time.sleep(0.002)
+    await eventually(metrics, "MemoryService/Memorize", "CANCELLED", times=90)
+    assert len(pipeline.pieces) > 0
     assert pipeline.text_ended == 0
 
 
