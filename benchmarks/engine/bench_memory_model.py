@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -66,7 +67,7 @@ class Ours:
 
     name = "memoserve"
 
-    def __init__(self, peer: transformers.PreTrainedModel, dtype: torch.dtype) -> None:
+    def __init__(self, peer: transformers.PreTrainedModel) -> None:
         config = parse_config({**SHAPE, **BEACON})
         state = {k: v.clone() for k, v in peer.state_dict().items()}
         model = build_model(config, state)
@@ -154,6 +155,13 @@ def commit() -> str:
     return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
 
 
+def random_model(dtype: torch.dtype) -> transformers.PreTrainedModel:
+    """The peer's own class with random weights, which both sides take."""
+    model: Any = transformers.Qwen2ForCausalLM(transformers.Qwen2Config.from_dict(SHAPE))
+    taken: transformers.PreTrainedModel = model.to(dtype).eval()
+    return taken
+
+
 def main() -> None:
     """Run the rounds in turns and print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -164,8 +172,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.manual_seed(0)
     dtype = DTYPES[arguments.dtype]
-    peer = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SHAPE)).to(dtype).eval()
-    sides = (Ours(peer, dtype), Peer(peer))
+    peer = random_model(dtype)
+    sides = (Ours(peer), Peer(peer))
     generator = torch.Generator().manual_seed(1)
     text = torch.randint(3, 32000, (arguments.tokens,), generator=generator).tolist()
     query = torch.randint(3, 32000, (QUERY_TOKENS,), generator=generator).tolist()
