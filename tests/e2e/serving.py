@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from memoserve.cli.serve import READY
+from memoserve.cli.ready import READY
 from memoserve_client import Client, Final, SamplingOptions, Task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +37,7 @@ def command(*arguments: str) -> list[str]:
 class Server:
     """A running server; ``metrics_url`` is its Prometheus endpoint."""
 
+    data_dir: Path
     process: subprocess.Popen[str]
     address: str
     metrics_url: str
@@ -87,7 +88,7 @@ def serving(data_dir: Path, *options: str) -> Iterator[Server]:
             if READY in lines:
                 break
         assert READY in lines, log.read_text(encoding="utf-8")
-        yield Server(process, lines[READY], lines[METRICS])
+        yield Server(data_dir, process, lines[READY], lines[METRICS])
     finally:
         if process.poll() is None:
             process.kill()

@@ -50,13 +50,7 @@ def test_memorize_ask_and_delete(run: Run, text: Path) -> None:
 
     code, out, _ = run("list")
     assert code == 0
-    assert out.splitlines()[0].split() == [
-        "memory",
-        "version",
-        "raw",
-        "tokens",
-        *["memory", "rows", "tier"],
-    ]
+    assert " ".join(out.splitlines()[0].split()) == "memory version raw tokens memory rows tier"
     assert any(line.split()[:2] == ["default/book", "2"] for line in out.splitlines())
 
     code, out, _ = run("show", "book")
@@ -66,7 +60,7 @@ def test_memorize_ask_and_delete(run: Run, text: Path) -> None:
 
     code, out, _ = run("retrieve", "book", "Who built the bridge?", "--top-k", "1")
     assert code == 0
-    assert "Ada Brandt" in out and "bridge.txt:0-" in out
+    assert "Ada Brandt" in out and " bridge.txt:" in out
 
     code, out, err = run("generate", "book", "Who built the bridge?")
     assert (code, err) == (0, "")
@@ -146,14 +140,9 @@ def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith("memoserve: ")
 
 
-def test_a_data_directory_has_one_server(
-    server: Server, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    (store,) = [
-        path for path in tmp_path_factory.getbasetemp().glob("commands*/store") if path.is_dir()
-    ]
+def test_a_data_directory_has_one_server(server: Server) -> None:
     second = subprocess.run(
-        command("serve", "--port", "0", "--data-dir", str(store)),
+        command("serve", "--port", "0", "--data-dir", str(server.data_dir)),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

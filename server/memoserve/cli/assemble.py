@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -181,9 +180,3 @@ def _model_info(model: LoadedModel, config: ServerConfig) -> ModelInfo:
         card=model.card,
         clues_trusted=bool(shape.raw.get("memoserve_clues_trusted", True)),
     )
-
-
-def sample_text() -> Path | None:
-    """The sample corpus of a checkout, where this runs from one."""
-    path = Path(__file__).resolve().parents[3] / "benchmarks" / "corpus" / "sample.txt"
-    return path if path.is_file() else None

@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from memoserve.cli.assemble import sample_text
 from memoserve.cli.commands import print_passage
 from memoserve.cli.progress import Bar
-from memoserve.cli.serve import READY
+from memoserve.cli.ready import READY
 from memoserve.cli.tables import table
 from memoserve_client import (
     Client,
@@ -49,15 +48,17 @@ class Answered:
 
 def demo(text: Path | None, question: str | None, data_dir: Path) -> int:
     """Memorize, recall, retrieve, generate, restart, ask again; ends with a table of figures."""
-    path = text or sample_text()
+    path = text or _sample_text()
     if path is None:
         raise ValueError("no sample text beside this installation: name one with --text")
+    data = _read(path)
     asked = question or (_sample_question(path) if text is None else OWN_QUESTION)
     data_dir.mkdir(parents=True, exist_ok=True)
     store, log = data_dir / "store", data_dir / "server.log"
+    print(f"starting a server in {data_dir} ...", flush=True)
     with _server(store, log) as client:
         _introduce(client, path)
-        committed = _memorize(client, path)
+        committed = _memorize(client, Source(path.name, data), len(data))
         answered = _ask(client, asked)
     _heading("restart", "the server is stopped and started again on the same store")
     with _server(store, log) as client:
@@ -69,6 +70,20 @@ def demo(text: Path | None, question: str | None, data_dir: Path) -> int:
     print()
     print(_figures(committed, answered, memory))
     return 0 if again.text == answered.text and answered.passages else 1
+
+
+def _sample_text() -> Path | None:
+    """The sample corpus of a checkout, where this runs from one."""
+    path = Path(__file__).resolve().parents[3] / "benchmarks" / "corpus" / "sample.txt"
+    return path if path.is_file() else None
+
+
+def _read(path: Path) -> bytes:
+    """The text, looked at before a server is started for it. Raises OSError, ValueError."""
+    text = path.read_bytes()
+    if not text.decode("utf-8").strip():
+        raise ValueError(f"{path} is empty")
+    return text
 
 
 def _sample_question(path: Path) -> str:
@@ -125,14 +140,11 @@ def _introduce(client: Client, path: Path) -> None:
     print(f"text: {path} ({path.stat().st_size:,} bytes)")
 
 
-def _memorize(client: Client, path: Path) -> Committed:
+def _memorize(client: Client, source: Source, text_bytes: int) -> Committed:
     _heading("memorize", "the text streams in, window by window only the beacons stay")
-    text = path.read_bytes()
-    bar = Bar(len(text))
+    bar = Bar(text_bytes)
     try:
-        committed = client.memorize(
-            MEMORY, [Source(path.name, text)], mode=WriteMode.REPLACE, on_event=bar
-        )
+        committed = client.memorize(MEMORY, [source], mode=WriteMode.REPLACE, on_event=bar)
     finally:
         bar.close()
     print(

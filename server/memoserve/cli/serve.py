@@ -10,11 +10,10 @@ import sys
 from prometheus_client import start_http_server
 
 from memoserve.cli.assemble import Assembled, assemble
+from memoserve.cli.ready import READY
 from memoserve.config import ServerConfig
 from memoserve.rpc.options import RpcOptions
 from memoserve.rpc.server import build_server
-
-READY = "memoserve is ready on "
 
 
 def serve(config: ServerConfig) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 from memoserve.errors import Aborted, AlreadyExists, DataLoss, InvalidArgument, NotFound
-from memoserve.memory.catalog import MemoryRecord
+from memoserve.memory.catalog import MAX_PAGE_SIZE, MemoryRecord
 from memoserve.memory.memory import pages_of
 from memoserve.memory.names import MemoryName
 from memoserve.memory.ratio import capacity, check_ratio, settle
@@ -77,14 +77,8 @@ class Catalog:
 
     def drop_leftovers(self) -> None:
         """At start: take back what calls made that a crash cut short."""
-        token = ""
-        while True:
-            page = self._store.list_memories(page_token=token)
-            for record in page.records:
-                self.drop_unwritten(record.name)
-            token = page.next_page_token
-            if not token:
-                return
+        for record in self._all():
+            self.drop_unwritten(record.name)
 
     def update(
         self,
@@ -122,6 +116,20 @@ class Catalog:
         except DataLoss:  # damaged: nobody can write it
             self._store.delete(name, expected_etag=etag)
         return uid
+
+    def count(self, tier: Tier) -> int:
+        """Memories whose newest version is on a tier; may be asked from any thread."""
+        residents = self._runtime.residents
+        return sum(residents.tier(one.uid, one.version) is tier for one in self._all())
+
+    def _all(self) -> Iterator[MemoryRecord]:
+        token = ""
+        while True:
+            page = self._store.list_memories(page_size=MAX_PAGE_SIZE, page_token=token)
+            yield from page.records
+            token = page.next_page_token
+            if not token:
+                return
 
     # -- looked at -----------------------------------------------------------------------------
 

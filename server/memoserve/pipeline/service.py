@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 
 from memoserve import __version__
 from memoserve.errors import InvalidArgument, Unimplemented
@@ -32,6 +33,7 @@ from memoserve.pipeline.values import (
     RetrieveQuery,
     ServerInfo,
     TextPiece,
+    Tier,
     Token,
 )
 
@@ -45,6 +47,9 @@ class MemoPipeline:
         self._runtime = runtime
         self._catalog = Catalog(runtime)
         self._catalog.drop_leftovers()
+        for tier in Tier:
+            gauge = runtime.metrics.memories.labels(tier.value)
+            gauge.set_function(partial(self._catalog.count, tier))
 
     @property
     def healthy(self) -> bool:

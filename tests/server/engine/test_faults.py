@@ -81,33 +81,51 @@ def test_a_bad_sequence_fails_alone(
     assert answered.tokens == answer.tokens
 
 
+@pytest.mark.parametrize("page_size", [1, 3])
 def test_a_failure_in_mid_forward_leaves_the_books_right(
-    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    model: LoadedModel, page_size: int
 ) -> None:
-    """Pages taken for a step that fails are back, tables and state as before."""
-    wanted = make_driver(model).compress(TEXT)
-    driver = make_driver(model, page_size=3)
-    _, outcome = driver.submit(TEXT, logits=Logits.ALL)
-    driver.engine.step()
-    used = driver.engine.pool.num_used
-    failures = [2]
+    """Every step fails after pages were taken and rows written; tried alone, each succeeds."""
+    lone = make_driver(model, page_size=page_size)
+    wanted = lone.compress(TEXT)
+    wanted_answer = lone.generate(PROMPT, wanted.memory)
+    driver = make_driver(model, page_size=page_size)
+    calls = [0]
 
     def fails(*_: object) -> None:
-        if failures[0]:
-            failures[0] -= 1
-            driver.engine.check_integrity()
+        calls[0] += 1
+        if calls[0] % 2:
             raise RuntimeError("out of luck")
 
     hook = model.model.model.norm.register_forward_pre_hook(fails)
     try:
-        driver.engine.step()  # fails in the batch, then alone: the sequence is lost
-        assert isinstance(outcome.error, SequenceFault)
-        assert driver.engine.pool.num_used == 0 < used
-        failures[0] = 1
-        again = driver.compress(TEXT)  # fails in the batch, works alone
+        memorized = driver.compress(TEXT)
+        answered = driver.generate(PROMPT, memorized.memory)
     finally:
         hook.remove()
-    torch.testing.assert_close(again.logits, wanted.logits, atol=1e-5, rtol=1e-5)
+    assert calls[0] == 2 * (4 + 2 + 3)
+    torch.testing.assert_close(memorized.logits, wanted.logits, atol=1e-5, rtol=1e-5)
+    assert answered.tokens == wanted_answer.tokens
+    assert driver.engine.pool.num_used == lone.engine.pool.num_used
+    rows, wanted_rows = driver.engine.read(memorized.memory), lone.engine.read(wanted.memory)
+    torch.testing.assert_close(rows.window_rows, wanted_rows.window_rows, atol=1e-5, rtol=1e-5)
+
+
+def test_pages_of_a_step_that_fails_twice_are_back(driver: Driver) -> None:
+    _, outcome = driver.submit(TEXT, logits=Logits.ALL)
+    driver.engine.step()
+    used = driver.engine.pool.num_used
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("out of luck")
+
+    hook = driver.engine._runner.model.model.norm.register_forward_pre_hook(fails)
+    try:
+        driver.engine.step()
+    finally:
+        hook.remove()
+    assert isinstance(outcome.error, SequenceFault)
+    assert driver.engine.pool.num_used == 0 < used
 
 
 @pytest.mark.parametrize("out_of_vocabulary", [48, -1])

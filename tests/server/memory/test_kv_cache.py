@@ -109,6 +109,18 @@ def test_truncate_to_a_border() -> None:
     assert torch.equal(to_host(kv, paged).memory_rows, rows(6)[:4])
 
 
+@pytest.mark.parametrize("windows", range(5))
+def test_a_cut_knows_the_rest_that_an_uneven_ratio_left(windows: int) -> None:
+    """Window 8 at ratio 3 leaves counters 0, 2, 1, 0, 2 at its borders."""
+    pool, schedule = PagePool(40, 3), RatioSchedule((3,))
+    paged = PagedState.fresh(pool, schedule)
+    paged.state = advance(RULES, schedule, WindowState(), 4 * 8 + 5)
+    paged.memory.extend(paged.state.memory_rows)
+    paged.truncate(RULES, windows)
+    assert paged.state == advance(RULES, schedule, WindowState(), windows * 8)
+    assert paged.state.open_counter == (0, 2, 1, 0, 2)[windows]
+
+
 @pytest.mark.parametrize("page_size", [1, 3, 16])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("start", [0, 5, 8, 13, 21])

@@ -211,6 +211,8 @@ class House:
 
     async def check_clean(self) -> None:
         """Nothing runs, nothing is pinned, and every page belongs to a known memory."""
+        if not self.pipeline.healthy:
+            return
         residents = self.assembled.runtime.residents
 
         def look(engine: Engine) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from memoserve.errors import DeadlineExceeded, NotFound
+from memoserve.errors import DeadlineExceeded, NotFound, Unavailable
 from memoserve.pipeline import memorize as memorize_module
 from memoserve.pipeline import residents as residents_module
 from memoserve.pipeline.commit import write_version
@@ -348,3 +348,30 @@ async def test_old_versions_give_their_pages_back(house: House) -> None:
     with pytest.raises(NotFound):
         await house.answer("a@1")
     assert await house.answer("a@3", sampling=FEW) != ""
+
+
+# -- an engine that fails
+
+
+async def test_when_the_engine_fails_all_are_told_and_passages_are_still_found(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.memorize("a", make_text(9))
+
+    def fail() -> bool:
+        raise RuntimeError("the device is lost")
+
+    await house.engine(lambda engine: monkeypatch.setattr(engine, "step", fail))
+    calls = [
+        house.answer("a"),
+        house.recall("a"),
+        house.memorize("a", make_text(3)),
+        house.memorize("b", make_text(3)),
+    ]
+    errors = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
+    assert [type(error) for error in errors] == [Unavailable] * 4
+    assert not house.pipeline.healthy
+    assert (await house.pipeline.get(MemoryRef(named("a")))).version == 1
+    assert await unknown(house, "b")
+    assert len(await house.retrieve("a")) > 2
+    await house.pipeline.delete(named("a"), "")

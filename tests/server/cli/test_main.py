@@ -1,0 +1,172 @@
+"""Arguments, exit codes and what a server refuses to start with."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memoserve.cli.main import build_parser, main
+from memoserve.cli.tables import table
+from memoserve.config import ServerConfig
+from memoserve.errors import InvalidArgument
+from memoserve.pipeline.values import ClueKind, Task
+
+# The package has a function of the same name.
+main_module = importlib.import_module("memoserve.cli.main")
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """What a command gets where nothing but its positionals is given."""
+    positionals = {"memorize": ["m"], "recall": ["m"], "retrieve": ["m"], "generate": ["m"]}
+    positionals |= {"show": ["m"], "delete": ["m"]}
+    return vars(build_parser().parse_args([name, *positionals.get(name, [])]))
+
+
+def test_defaults_are_those_of_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[ServerConfig] = []
+
+    def note(config: ServerConfig) -> int:
+        served.append(config)
+        return 0
+
+    from memoserve.cli import serve as serve_module
+
+    monkeypatch.setattr(serve_module, "serve", note)
+    assert main(["serve", "--data-dir", "/tmp/x"]) == 0
+    assert served == [ServerConfig(Path("/tmp/x"))]
+    changed = ["--ratio", "8", "--pool-mib", "2", "--page-size", "4", "--threads", "1"]
+    changed += ["--keep-versions", "5", "--generator", "memory-model", "--metrics-port", "0"]
+    assert main(["serve", "--data-dir", "~/y", "--dtype", "bfloat16", *changed]) == 0
+    assert served[1] == dataclasses.replace(
+        served[0],
+        data_dir=Path("~/y").expanduser(),
+        dtype="bfloat16",
+        ratio=8,
+        pool_bytes=2 << 20,
+        page_size=4,
+        threads=1,
+        keep_versions=5,
+        generator="memory-model",
+        metrics_port=0,
+    )
+
+
+def test_choices_are_the_words_of_the_values() -> None:
+    assert set(main_module.TASKS) == {task.value for task in Task}
+    assert set(main_module.KINDS) == {kind.value for kind in ClueKind}
+
+
+@pytest.mark.parametrize("name", ["memorize", "recall", "retrieve", "generate", "list", "show"])
+def test_every_client_command_knows_its_server_and_a_timeout(name: str) -> None:
+    options = options_of(name)
+    assert options["target"] == main_module.DEFAULT_TARGET
+    assert options["timeout"] is None
+    assert options["namespace"] == "default"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["unknown"],
+        ["memorize"],
+        ["generate", "m", "q", "--task", "dream"],
+        ["recall", "m", "q", "--kind", "dream"],
+        ["serve", "--port", "x"],
+        ["list", "--timeout", "soon"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InvalidArgument("ratio", "is odd"), 1, "memoserve: ratio: is odd\n"),
+        (OSError(2, "No such file", "x.txt"), 1, "memoserve: [Errno 2] No such file: 'x.txt'\n"),
+        (ValueError("no text"), 1, "memoserve: no text\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+    ids=repr,
+)
+def test_exit_codes(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    said: str,
+) -> None:
+    def fail(_: argparse.Namespace) -> int:
+        raise error
+
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(run=fail)
+    monkeypatch.setattr(main_module, "build_parser", lambda: parser)
+    assert main([]) == code
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [
+        (["--model", "/no/such/model"], "model"),
+        (["--dtype", "int8"], "dtype"),
+        (["--device", "tpu"], "device"),
+        (["--page-size", "0"], "page_size"),
+        (["--ratio", "-1"], "ratio"),
+        (["--ratio", "100000"], "ratio"),
+        (["--generator", "oracle"], "generator"),
+        (["--host", "0.0.0.0"], "host"),
+        (["--port", "70000"], "port"),
+        (["--pool-mib", "0"], "pool_bytes"),
+    ],
+    ids=str,
+)
+def test_a_server_does_not_start_with_a_bad_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: list[str], field: str
+) -> None:
+    assert main(["serve", "--data-dir", str(tmp_path / "store"), "--port", "0", *option]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert line.startswith("memoserve: ")
+    assert field in line
+
+
+def test_a_pool_too_small_for_one_window_is_told_with_its_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--data-dir", str(tmp_path / "s"), "--port", "0", "--pool-mib", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "cannot hold one window" in said
+    assert "pages of 16 rows are needed, it has 16" in said
+
+
+def test_the_clients_commands_load_no_model_code() -> None:
+    code = (
+        "import sys; from memoserve.cli import commands, demo, main;"
+        "heavy = {'torch', 'transformers', 'faiss'} & set(sys.modules); assert not heavy, heavy"
+    )
+    roots = [str(Path(__file__).resolve().parents[3] / p) for p in ("server", "clients/python")]
+    roots += [str(Path(__file__).resolve().parents[3] / "protos")]
+    subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = {roots!r}; {code}"],
+        check=True,
+        timeout=60,
+    )
+
+
+def test_tables_are_as_wide_as_their_cells() -> None:
+    assert table(("a", "long head"), [("cell", "x"), ("b", "")]) == ("a     long head\ncell  x\nb")
+    assert table((), [("a", "b")]) == "a  b"
+    assert table((), []) == ""
