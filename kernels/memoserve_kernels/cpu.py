@@ -46,28 +46,17 @@ def _masked(
     return out[0].transpose(0, 1)
 
 
-def _pages(part: Tensor, table: tuple[int, ...]) -> Tensor:
-    """Pages of a table from ``[P, K, S, D]``; a view where they lie side by side."""
-    first, last = table[0], table[-1]
-    if last - first == len(table) - 1 and table == tuple(range(first, last + 1)):
-        return part[first : last + 1]
-    return part[list(table)]
-
-
 def _segments(kv: Tensor, sequence: SequenceLayout) -> list[tuple[Tensor, Tensor]]:
     """Keys and values in place as ``[pages, K, slots, D]``: full pages, and part of a last one."""
     size = kv.shape[3]
     segments = []
-    for table, num in (
-        (sequence.memory_pages, sequence.memory_rows),
-        (sequence.window_pages, sequence.window_rows),
-    ):
-        full, rest = divmod(num, size)
+    for table in sequence.tables:
+        full, rest = divmod(table.rows, size)
         if full:
-            segments.append((_pages(kv[0], table[:full]), _pages(kv[1], table[:full])))
+            segments.append((table.full_pages(kv[0], full), table.full_pages(kv[1], full)))
         if rest:
             # Slots past the last row belong to nobody and are not read.
-            tail = kv[:, table[full], None, :, :rest]
+            tail = kv[:, table.pages[full], None, :, :rest]
             segments.append((tail[0], tail[1]))
     return segments
 
@@ -133,17 +122,14 @@ def _gather(part: Tensor, sequence: SequenceLayout) -> Tensor:
     total = sequence.memory_rows + sequence.window_rows
     out = part.new_empty((part.shape[1], total, part.shape[3]))
     first = 0
-    for table, num in (
-        (sequence.memory_pages, sequence.memory_rows),
-        (sequence.window_pages, sequence.window_rows),
-    ):
-        full, rest = divmod(num, size)
+    for table in sequence.tables:
+        full, rest = divmod(table.rows, size)
         if full:
-            pages = _pages(part, table[:full]).transpose(0, 1)
+            pages = table.full_pages(part, full).transpose(0, 1)
             out[:, first : first + full * size].unflatten(1, (full, size)).copy_(pages)
         if rest:
-            out[:, first + full * size : first + num] = part[table[full], :, :rest]
-        first += num
+            out[:, first + full * size : first + table.rows] = part[table.pages[full], :, :rest]
+        first += table.rows
     return out
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -33,6 +34,30 @@ class Rotation:
 
 
 @dataclass(frozen=True)
+class PageRows:
+    """The first ``rows`` rows of a page table; what is derived is derived once a step."""
+
+    pages: tuple[int, ...]
+    rows: int
+
+    @cached_property
+    def side_by_side(self) -> bool:
+        """The pages ascend without a gap, so that a slice of the pool is a view of them."""
+        return all(b - a == 1 for a, b in pairwise(self.pages))
+
+    @cached_property
+    def index(self) -> Tensor:
+        """The pages as an index tensor."""
+        return torch.tensor(self.pages, dtype=torch.int64)
+
+    def full_pages(self, part: Tensor, count: int) -> Tensor:
+        """First ``count`` pages of ``part [P, ...]``, in place where they lie side by side."""
+        if self.side_by_side:
+            return part[self.pages[0] : self.pages[0] + count]
+        return part.index_select(0, self.index[:count])
+
+
+@dataclass(frozen=True)
 class SequenceLayout:
     """One sequence's share of a step, as Python numbers.
 
@@ -48,6 +73,14 @@ class SequenceLayout:
     window_pages: tuple[int, ...]
     window_rows: int
     causal: bool
+
+    @cached_property
+    def tables(self) -> tuple[PageRows, PageRows]:
+        """Memory and window."""
+        return (
+            PageRows(self.memory_pages, self.memory_rows),
+            PageRows(self.window_pages, self.window_rows),
+        )
 
 
 @dataclass(frozen=True)

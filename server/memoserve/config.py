@@ -18,7 +18,8 @@ class ServerConfig:
 
     ``model`` is a directory or a Hub name; ``dtype`` "auto" is the checkpoint's own. ``num_pages``
     0 derives the pool from ``pool_bytes``. ``metrics_port`` None serves no metrics, 0 lets the
-    system choose. ``ratio`` is used where neither request nor checkpoint settles one.
+    system choose. ``ratio`` is used where neither request nor checkpoint settles one. ``tls_cert``
+    and ``tls_key`` are PEM files, both or none; ``tls_client_ca`` asks clients for a certificate.
     """
 
     data_dir: Path
@@ -28,6 +29,9 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 50051
     insecure: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
     pool_bytes: int = 1 << 30
@@ -45,6 +49,10 @@ class ServerConfig:
             raise InvalidArgument("dtype", f"{self.dtype!r}; known: {', '.join(DTYPES)}")
         if self.device not in DEVICES:
             raise InvalidArgument("device", f"{self.device!r}; known: {', '.join(DEVICES)}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidArgument("tls_key", "a certificate and its key are given together")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise InvalidArgument("tls_client_ca", "needs a certificate of the server's own")
         for name in ("pool_bytes", "page_size", "keep_versions"):
             if getattr(self, name) < 1:
                 raise InvalidArgument(name, f"{getattr(self, name)} must be at least 1")

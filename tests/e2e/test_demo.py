@@ -32,7 +32,12 @@ def test_the_demo_runs_twice_in_one_place(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         version = 1 if question else 2
         assert f"still there: default/demo version {version}" in done.stdout
-        assert "the same answer" in done.stdout
+        assert "after the restart: the same clues" in done.stdout
+        assert "after the restart: the same answer" in done.stdout
+        assert "read from disk: tier device" in done.stdout
+        before, after = (part.splitlines() for part in done.stdout.split("== restart"))
+        clues = [line for line in before if line.startswith("[span]")]
+        assert clues and clues == [line for line in after if line.startswith("[span]")]
         if question:
             assert "Ada Brandt" in done.stdout
         table = done.stdout[done.stdout.rindex("raw tokens") :].splitlines()

@@ -98,7 +98,12 @@ class Case:
         rows = 2 * (len(self.context) + query) + 4 * self.rules.window
         pages = sequences * (-(-rows // page_size) + 2)
         return make_driver(
-            self.model, page_size=page_size, num_pages=pages, chunk_tokens=chunk, step_tokens=4096
+            self.model,
+            page_size=page_size,
+            num_pages=pages,
+            chunk_tokens=chunk,
+            # One step has room for a chunk of each, whatever the window of the case.
+            step_tokens=sequences * max(self.rules.window, chunk),
         )
 
     # -- comparisons ----------------------------------------------------------------------------

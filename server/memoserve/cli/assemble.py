@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -70,12 +71,22 @@ def assemble(config: ServerConfig) -> Assembled:
     if config.threads:
         torch.set_num_threads(config.threads)
     directory = resolve_directory(config.model)
-    model = load_model(str(directory), dtype=None if config.dtype == "auto" else config.dtype)
+    model = load_named(config, directory)
     tokenizer = TextTokenizer.from_directory(directory)
     embedder = load_minilm()
     assembled = put_together(config, Parts(model, tokenizer, embedder))
     assembled.closing.callback(embedder.close)
     return assembled
+
+
+def load_named(config: ServerConfig, directory: Path) -> LoadedModel:
+    """The model in ``directory``, called by its Hub name where it was asked for by that.
+
+    Raises InvalidArgument as ``load_model``.
+    """
+    model = load_model(str(directory), dtype=None if config.dtype == "auto" else config.dtype)
+    local = Path(config.model).expanduser().is_dir()
+    return replace(model, name=directory.resolve().name if local else config.model)
 
 
 def put_together(config: ServerConfig, parts: Parts, limits: Limits | None = None) -> Assembled:

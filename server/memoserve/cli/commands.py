@@ -30,7 +30,12 @@ DEFAULT_TIMEOUT_S = 60.0
 
 def connect(arguments: argparse.Namespace) -> Client:
     """Client of the server that the arguments name."""
-    return Client(arguments.target, namespace=arguments.namespace, insecure=arguments.insecure)
+    return Client(
+        arguments.target,
+        namespace=arguments.namespace,
+        root_certificates=arguments.tls_ca.read_bytes() if arguments.tls_ca else None,
+        insecure=arguments.insecure,
+    )
 
 
 def _sources(files: list[str]) -> Iterator[Source]:

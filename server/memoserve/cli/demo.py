@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from memoserve.cli.commands import print_passage
 from memoserve.cli.progress import Bar
-from memoserve.cli.ready import READY
+from memoserve.cli.spawn import own_server
 from memoserve.cli.tables import table
 from memoserve_client import (
     Client,
@@ -25,24 +21,32 @@ from memoserve_client import (
     Quote,
     SamplingOptions,
     Source,
-    Stage,
     Task,
     Token,
     WriteMode,
 )
+from memoserve_client.errors import OutOfRange
 
 MEMORY = "demo"
 OWN_QUESTION = "What is this text about?"
-START_S = 180.0
 CLUE_TOKENS = 48
+# Rather too many tokens than too few: a ratio that holds the guess holds the text.
+LEAST_BYTES_PER_TOKEN = 3
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """What the memory suggested, kinds and texts, and how soon."""
+
+    clues: tuple[tuple[str, str], ...]
+    first_clue_s: float | None
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a query brought."""
+    """An answer, and how many passages it had to rest on."""
 
     text: str
-    first_clue_s: float | None
     passages: int
 
 
@@ -56,20 +60,25 @@ def demo(text: Path | None, question: str | None, data_dir: Path) -> int:
     data_dir.mkdir(parents=True, exist_ok=True)
     store, log = data_dir / "store", data_dir / "server.log"
     print(f"starting a server in {data_dir} ...", flush=True)
-    with _server(store, log) as client:
+    with own_server(store, log) as client:
         _introduce(client, path)
-        committed = _memorize(client, Source(path.name, data), len(data))
-        answered = _ask(client, asked)
+        committed = memorize_text(client, Source(path.name, data))
+        print(f"\nquestion: {asked}")
+        recalled = _recall(client, asked)
+        _retrieve(client, asked)
+        answered = _generate(client, asked)
     _heading("restart", "the server is stopped and started again on the same store")
-    with _server(store, log) as client:
+    with own_server(store, log) as client:
         memory = client.get(MEMORY)
         print(f"still there: {memory.name} version {memory.version}, tier {memory.tier.value}")
-        again = _generate(client, asked)
-        same = "the same answer" if again.text == answered.text else "ANOTHER ANSWER"
-        print(f"asked again after the restart: {same}; tier {client.get(MEMORY).tier.value}")
+        clues_hold = _recall(client, asked).clues == recalled.clues
+        print(f"after the restart: {'the same clues' if clues_hold else 'OTHER CLUES'}")
+        answer_holds = _generate(client, asked).text == answered.text
+        print(f"after the restart: {'the same answer' if answer_holds else 'ANOTHER ANSWER'}")
+        print(f"read from disk: tier {client.get(MEMORY).tier.value}")
     print()
-    print(_figures(committed, answered, memory))
-    return 0 if again.text == answered.text and answered.passages else 1
+    print(_figures(committed, recalled.first_clue_s, memory))
+    return 0 if clues_hold and answer_holds and answered.passages else 1
 
 
 def _sample_text() -> Path | None:
@@ -96,39 +105,6 @@ def _heading(title: str, text: str = "") -> None:
     print(f"\n== {title}{': ' if text else ''}{text}", flush=True)
 
 
-@contextmanager
-def _server(store: Path, log: Path) -> Iterator[Client]:
-    """A server process on a free loopback port, and a client of it."""
-    command = [sys.executable, "-m", "memoserve.cli", "serve", "--port", "0"]
-    command += ["--data-dir", str(store)]
-    with log.open("a", encoding="utf-8") as errors:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-    try:
-        address = _address(process, log)
-        with Client(address) as client:
-            client.wait_ready(START_S)
-            yield client
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _address(process: subprocess.Popen[str], log: Path) -> str:
-    if process.stdout is None:
-        raise RuntimeError("the server's output is not read")
-    for line in process.stdout:
-        if line.startswith(READY):
-            return line.removeprefix(READY).strip()
-    tail = log.read_text(encoding="utf-8").splitlines()[-5:]
-    raise OSError("the server did not start:\n" + "\n".join(tail))
-
-
 def _introduce(client: Client, path: Path) -> None:
     info = client.info()
     model = info.model
@@ -140,13 +116,23 @@ def _introduce(client: Client, path: Path) -> None:
     print(f"text: {path} ({path.stat().st_size:,} bytes)")
 
 
-def _memorize(client: Client, source: Source, text_bytes: int) -> Committed:
+def memorize_text(client: Client, source: Source) -> Committed:
+    """Write the text at the default ratio, or at the one that the server says would hold it.
+
+    Raises OutOfRange when none does.
+    """
     _heading("memorize", "the text streams in, window by window only the beacons stay")
-    bar = Bar(text_bytes)
-    try:
-        committed = client.memorize(MEMORY, [source], mode=WriteMode.REPLACE, on_event=bar)
-    finally:
-        bar.close()
+    ratio = client.info().model.default_ratio
+    while True:
+        try:
+            committed = _write(client, source, ratio)
+            break
+        except OutOfRange as error:
+            fitting = error.details.metadata.get("fitting_ratio", "")
+            if not fitting.isdecimal() or int(fitting) <= ratio:
+                raise
+            ratio = int(fitting)
+            print(f"too long: {error.message}\nonce more, at ratio {ratio}", flush=True)
     print(
         f"committed version {committed.memory.version}: {committed.tokens_added:,} tokens in "
         f"{committed.seconds:.1f} s"
@@ -154,27 +140,32 @@ def _memorize(client: Client, source: Source, text_bytes: int) -> Committed:
     return committed
 
 
-def _ask(client: Client, question: str) -> Answered:
-    print(f"\nquestion: {question}")
-    first_clue = _recall(client, question)
-    _heading("retrieve", "passages by the question")
-    with client.retrieve(MEMORY, question) as events:
-        passages = [event for event in events if isinstance(event, Passage)]
-    for passage in passages:
-        print_passage(passage)
-    answered = _generate(client, question)
-    return Answered(answered.text, first_clue, len(passages))
+def _write(client: Client, source: Source, ratio: int) -> Committed:
+    size = len(source.text) if isinstance(source.text, bytes) else 0
+    bar = Bar(size)
+    try:
+        return client.memorize(
+            MEMORY,
+            [source],
+            mode=WriteMode.REPLACE,
+            ratio=ratio,
+            expected_tokens=size // LEAST_BYTES_PER_TOKEN,
+            on_event=bar,
+        )
+    finally:
+        bar.close()
 
 
-def _recall(client: Client, question: str) -> float | None:
-    info = client.info()
+def _recall(client: Client, question: str) -> Recalled:
     note = (
-        ""
-        if info.model.clues_trusted
-        else ("this model is untrained, says its card: its clues are noise and are not used")
+        "clues from the memory"
+        if client.info().model.clues_trusted
+        else "this model is untrained, says its card: its clues are noise and are not used"
     )
-    _heading("recall", note or "clues from the memory")
-    sampling = SamplingOptions(max_tokens=CLUE_TOKENS)
+    _heading("recall", note)
+    # Greedy, so that the same memory says the same again.
+    sampling = SamplingOptions(max_tokens=CLUE_TOKENS, temperature=0.0)
+    clues: list[tuple[str, str]] = []
     first: float | None = None
     began = time.monotonic()
     with client.recall(
@@ -183,12 +174,21 @@ def _recall(client: Client, question: str) -> float | None:
         for event in events:
             if isinstance(event, Token) and first is None:
                 first = time.monotonic() - began
-            if isinstance(event, Clue):
+            elif isinstance(event, Clue):
                 state = f" (dropped: {event.dropped})" if event.dropped else ""
                 print(f"[{event.kind.value}] {event.text[:160]!r}{state}", flush=True)
-            if isinstance(event, Final) and event.usage.first_clue_s is not None:
-                return event.usage.first_clue_s
-    return first
+                clues.append((event.kind.value, event.text))
+            elif isinstance(event, Final) and event.usage.first_clue_s is not None:
+                first = event.usage.first_clue_s
+    return Recalled(tuple(clues), first)
+
+
+def _retrieve(client: Client, question: str) -> None:
+    _heading("retrieve", "passages by the question")
+    with client.retrieve(MEMORY, question) as events:
+        for event in events:
+            if isinstance(event, Passage):
+                print_passage(event)
 
 
 def _generate(client: Client, question: str) -> Answered:
@@ -196,8 +196,6 @@ def _generate(client: Client, question: str) -> Answered:
     text, passages = "", 0
     with client.generate(MEMORY, question, task=Task.MEMORAG) as events:
         for event in events:
-            if isinstance(event, Stage):
-                continue
             if isinstance(event, Passage):
                 passages += 1
             elif isinstance(event, Token):
@@ -210,12 +208,11 @@ def _generate(client: Client, question: str) -> Answered:
                 )
             elif isinstance(event, Final):
                 text = event.text
-    return Answered(text, None, passages)
+    return Answered(text, passages)
 
 
-def _figures(committed: Committed, answered: Answered, memory: Memory) -> str:
+def _figures(committed: Committed, clue_s: float | None, memory: Memory) -> str:
     stats = memory.stats
-    clue = answered.first_clue_s
     saved = stats.full_kv_bytes / stats.kv_bytes if stats.kv_bytes else 0.0
     rows = [
         ("raw tokens", f"{stats.raw_tokens:,}"),
@@ -225,6 +222,6 @@ def _figures(committed: Committed, answered: Answered, memory: Memory) -> str:
         ("full KV bytes", f"{stats.full_kv_bytes:,} ({saved:.2f} times as many)"),
         ("passages", f"{stats.passages:,}"),
         ("memorize", f"{committed.tokens_added / committed.seconds:,.0f} tokens/s"),
-        ("time to first clue", "none came" if clue is None else f"{clue * 1000:.0f} ms"),
+        ("time to first clue", "none came" if clue_s is None else f"{clue_s * 1000:.0f} ms"),
     ]
     return table((), rows)

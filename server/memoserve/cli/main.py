@@ -24,12 +24,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (MemoserveError, ClientError) as error:
         print(f"memoserve: {error}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        print(f"memoserve: {_missing(error)}", file=sys.stderr)
+        return 1
     except (OSError, UnicodeDecodeError, ValueError) as error:
         print(f"memoserve: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     return code
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """The bare install is the client; the server's own commands need more."""
+    return f"{error.name} is not installed; this command needs: pip install 'memoserve[server]'"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,6 +63,9 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     p.add_argument("--host", default="127.0.0.1", help="address to listen on")
     p.add_argument("--port", type=int, default=50051, help="0 takes a free one")
     p.add_argument("--insecure", action="store_true", help="allow other hosts without TLS")
+    p.add_argument("--tls-cert", type=Path, default=None, help="PEM certificate chain")
+    p.add_argument("--tls-key", type=Path, default=None, help="PEM key of the certificate")
+    p.add_argument("--tls-client-ca", type=Path, default=None, help="clients must be signed by it")
     p.add_argument("--metrics-host", default="127.0.0.1", help="address of the metrics endpoint")
     p.add_argument("--metrics-port", type=int, default=None, help="Prometheus port, 0 a free one")
     p.add_argument("--pool-mib", type=int, default=1024, help="memory for KV pages, in MiB")
@@ -79,6 +90,9 @@ def _serve(arguments: argparse.Namespace) -> int:
             host=arguments.host,
             port=arguments.port,
             insecure=arguments.insecure,
+            tls_cert=arguments.tls_cert,
+            tls_key=arguments.tls_key,
+            tls_client_ca=arguments.tls_client_ca,
             metrics_host=arguments.metrics_host,
             metrics_port=arguments.metrics_port,
             pool_bytes=arguments.pool_mib << 20,
@@ -109,6 +123,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", default=DEFAULT_TARGET, help="address of the server")
     parser.add_argument("--namespace", default="default", help="tenant of the memory")
     parser.add_argument("--insecure", action="store_true", help="no TLS, also to other hosts")
+    parser.add_argument("--tls-ca", type=Path, default=None, help="PEM root of the server's TLS")
     parser.add_argument("--timeout", type=float, default=None, help="seconds the call may take")
 
 

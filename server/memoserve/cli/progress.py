@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Never, TextIO
-
-from tqdm import tqdm
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Never, TextIO
 
 from memoserve_client import Committed, MemorizeEvent, Notice, Progress
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 # A guess until the text has been read; the bar ends full all the same.
 BYTES_PER_TOKEN = 3
@@ -18,7 +20,10 @@ PAUSE_GROWTH = 1.5
 
 
 class Bar:
-    """Shows the events of one Memorize. ``text_bytes`` None: the length is unknown."""
+    """Shows the events of one Memorize. ``text_bytes`` None: the length is unknown.
+
+    The client alone is installed without tqdm: there it is lines on a terminal, too.
+    """
 
     def __init__(
         self, text_bytes: int | None, *, quiet: bool = False, out: TextIO | None = None
@@ -28,7 +33,9 @@ class Bar:
         self._pause = FIRST_LINE_S
         self._next = time.monotonic() + FIRST_LINE_S
         self._bar: tqdm[Never] | None = None
-        if not quiet and self._out.isatty():
+        if not quiet and self._out.isatty() and find_spec("tqdm"):
+            from tqdm import tqdm
+
             guess = None if text_bytes is None else text_bytes // BYTES_PER_TOKEN
             self._bar = tqdm(
                 total=guess, unit="tok", unit_scale=True, desc="memorize", file=self._out
@@ -39,7 +46,11 @@ class Bar:
         if isinstance(event, Progress):
             self._progress(event)
         elif isinstance(event, Notice):
-            tqdm.write(f"{event.code}: {event.message}", file=self._out)
+            said = f"{event.code}: {event.message}"
+            if self._bar is None:
+                print(said, file=self._out, flush=True)
+            else:
+                self._bar.write(said, file=self._out)
         elif isinstance(event, Committed):
             self.close()
 

@@ -12,7 +12,7 @@ from prometheus_client import start_http_server
 from memoserve.cli.assemble import Assembled, assemble
 from memoserve.cli.ready import READY
 from memoserve.config import ServerConfig
-from memoserve.rpc.options import RpcOptions
+from memoserve.rpc.options import RpcOptions, TlsFiles
 from memoserve.rpc.server import build_server
 
 
@@ -23,13 +23,20 @@ def serve(config: ServerConfig) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    options = RpcOptions(host=config.host, port=config.port, insecure=config.insecure)
+    options = _options(config)
     assembled = assemble(config)
     try:
         asyncio.run(_run(assembled, options, config))
     finally:
         assembled.close()
     return 0
+
+
+def _options(config: ServerConfig) -> RpcOptions:
+    tls = None
+    if config.tls_cert is not None and config.tls_key is not None:
+        tls = TlsFiles(config.tls_cert, config.tls_key, config.tls_client_ca)
+    return RpcOptions(host=config.host, port=config.port, insecure=config.insecure, tls=tls)
 
 
 async def _run(assembled: Assembled, options: RpcOptions, config: ServerConfig) -> None:

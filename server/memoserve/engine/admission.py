@@ -8,6 +8,7 @@ oldest sequence can always finish, and any mix drains.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from memoserve.engine.sequence import MemoryHandle, Sequence, Status
@@ -121,35 +122,31 @@ class Admission:
         keep: MemoryHandle | None,
         asking: Sequence,
     ) -> bool:
-        """Spill until ``needed`` pages are free; True if they are.
+        """Spill until ``needed`` pages are free; False, and nothing is touched, if they cannot be.
 
         Memories that nobody runs on go first, least recently used, ``keep`` never; then memories
         being made, idle ones and those younger than ``asking``, the youngest first.
         """
-        while self.pool.num_free < needed:
-            handle = self._coldest(keep)
-            if handle is None:
-                break
+        handles = [h for h in self.handles if h.paged is not None and h is not keep]
+        victims = [s for s in sequences if s is not asking and _may_step_back(s, asking)]
+        states = [h.paged for h in handles] + [s.paged for s in victims]
+        if self.pool.num_free + self._pages_held_by(states) < needed:
+            return False
+        while self.pool.num_free < needed and handles:
+            handle = _coldest(handles)
+            handles.remove(handle)
             self.spill_handle(handle, "pages_needed")
-        victims = [
-            s
-            for s in sequences
-            if s.paged is not None
-            and s is not asking
-            and s.compresses
-            and (s.idle or s.number > asking.number)
-        ]
         for victim in sorted(victims, key=lambda s: (s.idle, s.number), reverse=True):
             if self.pool.num_free >= needed:
                 break
             self.spill_sequence(victim)
-        return self.pool.num_free >= needed
+        return True
 
-    def _coldest(self, keep: MemoryHandle | None) -> MemoryHandle | None:
-        """Least recently used memory whose spilling frees pages, else any resident one."""
-        resident = [h for h in self.handles if h.paged is not None and h is not keep]
-        freeing = [h for h in resident if h.paged is not None and _frees(h.paged)]
-        return min(freeing or resident, key=lambda h: h.last_used, default=None)
+    def _pages_held_by(self, states: Iterable[PagedState | None]) -> int:
+        """Pages that nobody but these states refers to."""
+        tables = [table for state in states if state is not None for table in state.tables]
+        held = Counter(page for table in tables for page in table.pages)
+        return sum(self.pool.references(page) == count for page, count in held.items())
 
     def spill_handle(self, handle: MemoryHandle, cause: str) -> None:
         """Move a memory to host tensors, or forget it where it is on disk and unpinned."""
@@ -162,6 +159,13 @@ class Admission:
         if handle.host is None:
             self.handles.remove(handle)
         self._on_spill(cause)
+
+    def drop_host_copy(self, handle: MemoryHandle) -> None:
+        """Forget the host copy of a memory that is on disk and that nobody uses any more."""
+        spare = handle.paged is None and handle.droppable and handle.pins == 0
+        if spare and handle in self.handles:
+            handle.host = None
+            self.handles.remove(handle)
 
     def spill_sequence(self, sequence: Sequence) -> None:
         """Move a half-built memory to host tensors and back into the queue."""
@@ -210,6 +214,18 @@ class Admission:
             handle.paged = from_host(self.cache, self.pool, handle.host)
             handle.host = None
         return handle.paged
+
+
+def _may_step_back(sequence: Sequence, asking: Sequence) -> bool:
+    """A memory in the making whose client is idle, or that is younger."""
+    waits = sequence.idle or sequence.number > asking.number
+    return sequence.compresses and sequence.paged is not None and waits
+
+
+def _coldest(handles: list[MemoryHandle]) -> MemoryHandle:
+    """Least recently used memory whose spilling frees pages by itself, else any."""
+    freeing = [h for h in handles if h.paged is not None and _frees(h.paged)]
+    return min(freeing or handles, key=lambda h: h.last_used)
 
 
 def _frees(paged: PagedState) -> bool:

@@ -55,13 +55,15 @@ def rules_of(beacon: BeaconSettings) -> WindowRules:
 
 def policy_of(model: LoadedModel, default_ratio: int = 4) -> RatioPolicy:
     """Ratio policy of a checkpoint."""
-    beacon = model.config.beacon
-    return RatioPolicy(beacon.ratios, beacon.ratio_mix, model.rope.max_positions, default_ratio)
+    beacon, rope = model.config.beacon, model.rope
+    positions = int(model.config.max_positions * rope.scale)
+    return RatioPolicy(beacon.ratios, beacon.ratio_mix, positions, default_ratio)
 
 
 def check_default_ratio(rules: WindowRules, policy: RatioPolicy) -> None:
-    """Refuse, at start, a default ratio that no memory could use; names ``ratio``."""
-    check_ratio(rules, policy.default)
+    """Refuse, at start, a default ratio that would be needed and cannot be used."""
+    if policy.reaches_default(rules):
+        check_ratio(rules, policy.default)
 
 
 def kv_shape(model: LoadedModel) -> KVShape:

@@ -103,11 +103,13 @@ class Engine:
         return True
 
     def unpin(self, handle: MemoryHandle) -> None:
-        """Stop using a memory; the last user of a released one frees it."""
+        """Stop using a memory; the last user frees a released one, or a spare host copy."""
         handle.pins -= 1
         handle.last_used = self._steps
         if handle.released and handle.pins == 0:
             self._free(handle)
+        else:
+            self._admission.drop_host_copy(handle)
 
     def release(self, handle: MemoryHandle) -> None:
         """Forget a memory as soon as nobody uses it; running readers have their own forks."""
@@ -123,7 +125,16 @@ class Engine:
             self._admission.handles.remove(handle)
 
     def read(self, handle: MemoryHandle, first_row: int = 0) -> HostState:
-        """Copy a memory's rows from ``first_row`` on to host tensors."""
+        """Copy a memory's rows from ``first_row`` on to host tensors.
+
+        Raises SequenceFault where the model gave rows that are not finite: nothing may keep them.
+        """
+        host = self._read(handle, first_row)
+        if not bool(host.memory_rows.isfinite().all() & host.window_rows.isfinite().all()):
+            raise SequenceFault("the model gave no usable memory")
+        return host
+
+    def _read(self, handle: MemoryHandle, first_row: int) -> HostState:
         if handle.paged is not None:
             return to_host(self._cache, handle.paged, first_row)
         if handle.host is None:
@@ -198,10 +209,17 @@ class Engine:
             try:
                 if not self._admission.admit(sequence, self._sequences):
                     break
-            except ResourceExhausted as error:
-                self._finish(sequence, Failed(error))
+            except Exception as error:
+                self._blame(sequence, error)
                 continue
             self._start(sequence)
+
+    def _blame(self, sequence: Sequence, error: Exception) -> None:
+        """End one sequence for what went wrong on its behalf; the others go on."""
+        if not isinstance(error, MemoserveError):
+            log.error("sequence %d failed", sequence.number, exc_info=error)
+            error = SequenceFault("the sequence failed")
+        self._finish(sequence, Failed(error))
 
     def _start(self, sequence: Sequence) -> None:
         if isinstance(sequence.request.base, MemoryHandle):
@@ -221,9 +239,14 @@ class Engine:
             sequence = share.sequence
             if sequence.paged is None:
                 continue  # spilled for an older one a moment ago
-            pages = self._runner.pages_needed(sequence.paged, share.tokens)
-            needed = taken + pages + (reserve if sequence.compresses else 0)
-            if self.pool.num_free < needed and not self._provide(sequence, needed):
+            try:
+                self._runner.check_positions(sequence.paged, share.tokens)
+                pages = self._runner.pages_needed(sequence.paged, share.tokens)
+                needed = taken + pages + (reserve if sequence.compresses else 0)
+                if self.pool.num_free < needed and not self._provide(sequence, needed):
+                    continue
+            except Exception as error:
+                self._blame(sequence, error)
                 continue
             fitting.append(share)
             taken += pages
@@ -271,9 +294,8 @@ class Engine:
     def _run_alone(self, share: Share, chunk: Chunk) -> Tensor | None:
         try:
             return self._runner.run([chunk])[0]
-        except Exception:
-            log.exception("sequence %d failed", share.sequence.number)
-            self._finish(share.sequence, Failed(SequenceFault("the sequence failed")))
+        except Exception as error:
+            self._blame(share.sequence, error)
             return None
 
     def _hand_out(self, share: Share, logits: Tensor) -> None:
@@ -365,5 +387,6 @@ class Engine:
             gauges.sequences.labels(status.value).set(len(self._with_status(status)))
         gauges.pages.labels("free").set(self.pool.num_free)
         gauges.pages.labels("used").set(self.pool.num_used)
+        gauges.pages.labels("shared").set(self.pool.num_shared)
         held = [s.paged for s in self._sequences] + [h.paged for h in self._admission.handles]
         gauges.wasted_slots.set(sum(p.wasted_slots for p in held if p is not None))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from memoserve.engine.sequence import Logits
+from memoserve.errors import OutOfRange
 from memoserve.memory import window as win
 from memoserve.memory.kv_cache import KVCache
 from memoserve.memory.memory import PagedState
@@ -91,6 +92,22 @@ class ModelRunner:
         closes = fed == self.rules.window
         kept = win.kept_rows(self.rules, paged.schedule, before) if closes else 0
         return paged.window.pages_to_extend(rows) + paged.memory.pages_to_extend(kept)
+
+    def check_positions(self, paged: PagedState, tokens: int) -> None:
+        """Raise OutOfRange where a chunk would pass a length beyond which angles are wrong."""
+        limit = self.rope.hard_limit
+        if limit is None:
+            return
+        before = paged.state
+        ratio = paged.schedule.at(before.windows_closed)
+        fed = before.open_tokens + tokens
+        rows = win.columns(self.rules, ratio, before.open_counter, fed)
+        if paged.memory.length + rows > limit:
+            raise OutOfRange(
+                f"position {paged.memory.length + rows} is beyond {limit}, where this model's "
+                "dynamic rope would change the angles of all keys already stored",
+                limit=limit,
+            )
 
     @torch.inference_mode()
     def run(self, chunks: Items[Chunk]) -> list[Tensor]:

@@ -54,7 +54,7 @@ class EngineGenerator:
             )
         generation = SequenceRequest(
             lambda _: None,
-            RatioSchedule((0,)),
+            RatioSchedule((0,), sink=False),
             tokens=tuple(ids),
             sampling=request.sampling,
             stop_ids=self._stop_ids,

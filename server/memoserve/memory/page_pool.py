@@ -30,6 +30,7 @@ class PagePool:
         # Handed out from the end: a fresh pool gives ascending, hence contiguous, pages.
         self._free = list(range(num_pages - 1, -1, -1))
         self._references = [0] * num_pages
+        self._shared = 0
 
     @property
     def num_free(self) -> int:
@@ -44,7 +45,7 @@ class PagePool:
     @property
     def num_shared(self) -> int:
         """Pages that more than one table refers to."""
-        return sum(count > 1 for count in self._references)
+        return self._shared
 
     def references(self, page: int) -> int:
         """How many tables hold ``page``."""
@@ -65,13 +66,16 @@ class PagePool:
             if self._references[page] < 1:
                 raise IntegrityError(f"page {page} is free and cannot be retained")
             self._references[page] += 1
+            self._shared += self._references[page] == 2
 
     def release(self, pages: Iterable[int]) -> None:
         """Give one reference of each page back; the last one frees it."""
-        for page in pages:
+        # Backwards: freed pages are handed out again in their order, hence side by side.
+        for page in reversed(list(pages)):
             if self._references[page] < 1:
                 raise IntegrityError(f"page {page} is released twice")
             self._references[page] -= 1
+            self._shared -= self._references[page] == 1
             if self._references[page] == 0:
                 self._free.append(page)
 

@@ -12,15 +12,14 @@ from dataclasses import dataclass
 from memoserve.errors import InvalidArgument
 from memoserve.memory.window import Placement, RatioSchedule, WindowRules
 
-RANDOM_MIXES = ("step-random", "instance-random")
-
 
 @dataclass(frozen=True)
 class RatioPolicy:
     """``beacon_ratio`` and ``beacon_ratio_mix`` of a checkpoint.
 
-    ``max_positions`` is the model's trained length times its rope factor; ``default`` is taken
-    where the policy would draw at random and the request names none.
+    ``max_positions`` is the length that ``adapt-F`` reckons with: ``max_position_embeddings`` times
+    the rope factor. ``default`` is taken where the policy would draw at random and the request
+    names none.
     """
 
     ratios: tuple[int, ...]
@@ -35,6 +34,10 @@ class RatioPolicy:
         return tuple(
             r for r in self.ratios if r == 0 or (r <= rules.window and rules.window % r == 0)
         )
+
+    def reaches_default(self, rules: WindowRules) -> bool:
+        """Some memory without a ratio of its own would take ``default``."""
+        return len(self.allowed(rules)) > 1 and self.mix != "sequence"
 
 
 def capacity(rules: WindowRules, max_positions: int, ratio: int) -> int:
@@ -57,8 +60,6 @@ def check_ratio(rules: WindowRules, ratio: int, field: str = "ratio") -> None:
             f"{ratio} does not divide the window of {rules.window} tokens; with appended beacons "
             "the rest of each window would be lost",
         )
-    if ratio > rules.window:
-        raise InvalidArgument(field, f"{ratio} is larger than the window of {rules.window} tokens")
 
 
 def settle(

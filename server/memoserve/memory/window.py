@@ -53,9 +53,14 @@ class WindowRules:
 
 @dataclass(frozen=True)
 class RatioSchedule:
-    """Window ``w`` uses ``ratios[w % len(ratios)]``; 0 keeps every row of the window."""
+    """Window ``w`` uses ``ratios[w % len(ratios)]``; 0 keeps every row of the window.
+
+    ``sink`` False leaves the model's sink out: ratio 0 is then the base model exactly, which with
+    a sink would read its first rows twice.
+    """
 
     ratios: tuple[int, ...]
+    sink: bool = True
 
     def __post_init__(self) -> None:
         if not self.ratios or min(self.ratios) < 0:
@@ -189,7 +194,7 @@ def _close(
     ratio = schedule.at(state.windows_closed)
     cols = np.arange(num_columns, dtype=np.int64)
     kept = cols if ratio == 0 else cols[beacon_flags(rules, schedule, state, cols)]
-    if state.windows_closed == 0:
+    if state.windows_closed == 0 and schedule.sink:
         # The sink is extra: its rows may also be kept as beacons, at another slot.
         kept = np.concatenate([cols[: rules.sink_size], kept])
     targets = state.memory_rows + np.arange(len(kept), dtype=np.int64)
@@ -242,7 +247,8 @@ def kept_rows(rules: WindowRules, schedule: RatioSchedule, state: WindowState) -
     ratio = schedule.at(state.windows_closed)
     total = columns(rules, ratio, state.open_counter, rules.window)
     kept = total if ratio == 0 else total - rules.window
-    return kept + (min(rules.sink_size, total) if state.windows_closed == 0 else 0)
+    has_sink = state.windows_closed == 0 and schedule.sink
+    return kept + (min(rules.sink_size, total) if has_sink else 0)
 
 
 def advance(

@@ -67,9 +67,8 @@ class BeaconSettings:
             if not usable:
                 raise InvalidArgument("beacon_ratio", "no ratio divides the window")
             return
+        # Interleaved beacons carry their count over window borders, so any ratio is well defined.
         ratio = self.ratios[0]
-        if ratio > self.window:
-            raise InvalidArgument("beacon_ratio", f"{ratio} is above the window {self.window}")
         if self.placement == "append" and ratio and self.window % ratio:
             raise InvalidArgument(
                 "beacon_ratio", f"{ratio} does not divide the window {self.window}"
@@ -169,7 +168,14 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
             raise InvalidArgument(key, f"a positive integer is needed, not {value!r}")
         return value
 
+    def number(key: str, default: float) -> float:
+        value = config.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise InvalidArgument(key, f"a positive number is needed, not {value!r}")
+        return float(value)
+
     heads, hidden = size("num_attention_heads"), size("hidden_size")
+    whole_head = config.get("head_dim") is None
     attention_bias = bool(config.get("attention_bias", False))
     return ModelConfig(
         family=family,
@@ -179,8 +185,8 @@ def parse_config(config: Mapping[str, Any]) -> ModelConfig:
         num_layers=size("num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=size("num_key_value_heads", heads),
-        head_dim=int(config.get("head_dim") or hidden // heads),
-        rms_norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        head_dim=hidden // heads if whole_head else size("head_dim"),
+        rms_norm_eps=number("rms_norm_eps", 1e-6),
         max_positions=size("max_position_embeddings", 32768),
         qkv_bias=family == "qwen2" or (family == "llama" and attention_bias),
         o_bias=family == "llama" and attention_bias,

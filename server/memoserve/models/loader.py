@@ -76,10 +76,13 @@ def resolve_directory(model: str) -> Path:
 def load_model(
     model: str, *, dtype: str | None = None, device: torch.device | None = None
 ) -> LoadedModel:
-    """Load ``model`` (directory or Hub name) in ``dtype`` (None: the checkpoint's own)."""
+    """Load ``model`` (directory or Hub name) in ``dtype``.
+
+    None takes the checkpoint's own; float16, which is served nowhere, becomes float32.
+    """
     directory = resolve_directory(model)
     config = read_config(directory)
-    wanted = dtype or config.dtype
+    wanted = dtype or ("float32" if config.dtype == "float16" else config.dtype)
     if wanted not in DTYPES:
         raise InvalidArgument("dtype", f"{wanted!r}; known: {', '.join(DTYPES)}")
     tensors = dict(_read_tensors(directory, DTYPES[wanted], device or torch.device("cpu")))

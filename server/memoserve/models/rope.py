@@ -24,12 +24,14 @@ class Rope:
 
     ``max_positions`` is the length up to which the angles are those the model was trained with,
     scaling included; ``hard_limit`` is set where going on would be wrong, not just untrained.
+    ``scale`` is the stated scaling factor, whatever its kind.
     """
 
     inv_freq: Tensor
     factor: float
     max_positions: int
     hard_limit: int | None = None
+    scale: float = 1.0
 
     def frequencies(self, dtype: torch.dtype) -> Tensor:
         """Frequencies to compute angles in: float64 for a float64 model, else float32."""
@@ -43,7 +45,7 @@ def read_rope(config: Mapping[str, Any], head_dim: int, max_positions: int) -> R
     """
     parameters = config.get("rope_parameters") or {}
     scaling = dict(config.get("rope_scaling") or parameters)
-    theta = float(parameters.get("rope_theta", config.get("rope_theta", 10000.0)))
+    theta = _number({"rope_theta": 10000.0, **config, **parameters}, "rope_theta", "")
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     base = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     if float(config.get("partial_rotary_factor") or 1.0) != 1.0:
@@ -53,22 +55,24 @@ def read_rope(config: Mapping[str, Any], head_dim: int, max_positions: int) -> R
             return Rope(base, 1.0, max_positions)
         case "linear":
             factor = _number(scaling, "factor")
-            return Rope(base / factor, 1.0, int(max_positions * factor))
+            return Rope(base / factor, 1.0, int(max_positions * factor), scale=factor)
         case "llama3":
-            return Rope(_llama3(base, scaling), 1.0, max_positions)
+            factor = _number(scaling, "factor")
+            return Rope(_llama3(base, scaling), 1.0, max_positions, scale=factor)
         case "yarn":
             return _yarn(theta, head_dim, scaling, max_positions)
         case "dynamic":
-            return Rope(base, 1.0, max_positions, hard_limit=max_positions)
+            factor = _number(scaling, "factor")
+            return Rope(base, 1.0, max_positions, hard_limit=max_positions, scale=factor)
     raise InvalidArgument(
         "rope_scaling.type", f"{kind!r} is not supported; known: linear, llama3, yarn, dynamic"
     )
 
 
-def _number(scaling: Mapping[str, Any], key: str) -> float:
+def _number(scaling: Mapping[str, Any], key: str, under: str = "rope_scaling.") -> float:
     value = scaling.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise InvalidArgument(f"rope_scaling.{key}", f"a positive number is needed, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise InvalidArgument(f"{under}{key}", f"a positive number is needed, not {value!r}")
     return float(value)
 
 
@@ -101,13 +105,13 @@ def _yarn(theta: float, head_dim: int, scaling: Mapping[str, Any], max_positions
     interpolated = ((index - low) / max(high - low, 0.001)).clamp(0, 1)
     base = theta ** (-2 * index / head_dim)
     inv_freq = base * (1 - interpolated) + base / factor * interpolated
-    return Rope(inv_freq, _yarn_factor(scaling, factor), int(original * factor))
+    attention = _yarn_factor(scaling, factor)
+    return Rope(inv_freq, attention, int(original * factor), scale=factor)
 
 
 def _yarn_factor(scaling: Mapping[str, Any], factor: float) -> float:
-    stated = scaling.get("attention_factor")
-    if stated is not None:
-        return float(stated)
+    if scaling.get("attention_factor") is not None:
+        return _number(scaling, "attention_factor")
 
     def mscale(weight: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0

@@ -17,7 +17,10 @@ class StreamEncoder:
     any point and given to the constructor later, they go on as if nothing had happened.
 
     Work is linear in the text whatever the sizes of its pieces. What is held is bounded as the
-    family's seams say, and by nothing where ``bounded`` is False. Not for use by two threads.
+    family's seams say, and by nothing where ``bounded`` is False or in a run that has no seam (a
+    line of dashes). Who needs a bound flushes by ``held_chars``; such a cut is the one exception
+    to the law above, and depends on the text alone where it comes at a fixed count (see
+    pipeline.feeding). Not for use by two threads.
     """
 
     def __init__(
@@ -26,6 +29,7 @@ class StreamEncoder:
         check_text(pending_text)
         self._codec = codec
         self._held = [pending_text] if pending_text else []
+        self._held_chars = len(pending_text)
         self._edge = pending_text[-_EDGE:]
         self._at_segment_start = at_segment_start
 
@@ -33,6 +37,11 @@ class StreamEncoder:
     def pending_text(self) -> str:
         """The tail that is not encoded yet."""
         return "".join(self._held)
+
+    @property
+    def held_chars(self) -> int:
+        """Code points of ``pending_text``, without joining it."""
+        return self._held_chars
 
     @property
     def at_segment_start(self) -> bool:
@@ -49,18 +58,20 @@ class StreamEncoder:
         seam = last_seam(self._codec.seams, window)
         if seam == 0:
             self._held += [text] if text else []
+            self._held_chars += len(text)
             self._edge = window[-_EDGE:]
             return []
         known = self.pending_text + text
         cut = len(known) - len(window) + seam
         self._held = [known[cut:]]
+        self._held_chars = len(known) - cut
         self._edge = known[cut:][-_EDGE:]
         return self._encode(known[:cut])
 
     def flush(self) -> list[int]:
         """The ids of the held tail; what follows goes on in the same segment."""
         text = self.pending_text
-        self._held, self._edge = [], ""
+        self._held, self._held_chars, self._edge = [], 0, ""
         return self._encode(text)
 
     def special(self, token_id: int) -> list[int]:

@@ -25,6 +25,7 @@ class CapacityCheck:
     ) -> None:
         self._rules = runtime.worker.rules
         self._policy = runtime.policy
+        self._positions = runtime.model.rope.max_positions
         self._hard = runtime.model.rope.hard_limit is not None
         self._header = header
         self._tell = tell
@@ -33,7 +34,7 @@ class CapacityCheck:
         self.limit = min(self._capacity(ratio) for ratio in schedule.ratios)
 
     def _capacity(self, ratio: int) -> int:
-        return capacity(self._rules, self._policy.max_positions, ratio)
+        return capacity(self._rules, self._positions, ratio)
 
     def __call__(self, tokens: int) -> None:
         """Check the length a memory would have; raises OutOfRange."""

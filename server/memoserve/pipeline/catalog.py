@@ -215,7 +215,7 @@ class Catalog:
         size = self._runtime.worker.page_size
         pages = [pages_of(n, size) for n in (contents.state.memory_rows, contents.window_rows)]
         rows = contents.state.memory_rows + contents.window_rows
-        positions = self._runtime.policy.max_positions
+        positions = self._runtime.model.rope.max_positions
         limits = [capacity(self._runtime.worker.rules, positions, r) for r in contents.ratios]
         return MemoryStats(
             raw_tokens=contents.tokens,

@@ -124,11 +124,12 @@ def _token_run(staging: Staging, base: Contents | None, draft: Draft) -> tuple[R
 
 
 def _text_runs(staging: Staging, base: Contents | None, draft: Draft) -> tuple[TextRun, ...]:
-    first_part = len(base.text_runs) if base else 0
-    runs = draft.sources.runs(first_part, draft.base_tokens)
-    for run, data in runs:
-        staging.write_bytes(run.part, data)
-    return tuple(run for run, _ in runs)
+    number = len({run.part for run in base.text_runs}) if base else 0
+    part = f"text/{number}"
+    runs, data = draft.sources.runs(part, draft.base_tokens)
+    if runs:
+        staging.write_bytes(part, data)
+    return runs
 
 
 def _passage_run(staging: Staging, base: Contents | None, draft: Draft) -> tuple[Run, ...]:

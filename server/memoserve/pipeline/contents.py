@@ -30,7 +30,10 @@ class Run:
 
 @dataclass(frozen=True)
 class TextRun:
-    """A stretch of a source's text; offsets count from the start of the source."""
+    """A stretch of a source's text; offsets count from the start of the source.
+
+    It lies in ``part`` from byte ``part_byte`` on; all text of a commit shares a part.
+    """
 
     source_id: str
     part: str
@@ -39,6 +42,7 @@ class TextRun:
     chars: int
     num_bytes: int
     first_token: int
+    part_byte: int = 0
 
     @property
     def end_char(self) -> int:

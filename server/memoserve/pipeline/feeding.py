@@ -12,12 +12,35 @@ from memoserve.pipeline import language as lang
 from memoserve.pipeline.capacity import CapacityCheck
 from memoserve.pipeline.commit import Draft
 from memoserve.pipeline.conversation import Conversation
+from memoserve.pipeline.tasks import in_thread
 from memoserve.pipeline.values import Language, TextPiece
 
 # Text of one source is set off from the next as paragraphs are.
 SOURCE_BREAK = "\n\n"
-# Text that is encoded and indexed at one go: some milliseconds of the event loop.
+# Text that is encoded and indexed at one go.
 PART_CHARS = 8192
+# Less is encoded on the event loop: a thread would take longer.
+INLINE_CHARS = 512
+# Text without a seam is cut each time so much of it is held. Every query feeds what is held, so
+# that it must fit a query's tokens also where each character takes four.
+MAX_PENDING_CHARS = 2048
+
+
+def bounded_feed(encoder: StreamEncoder, text: str) -> list[int]:
+    """Feed text; what is held is flushed, a cut, whenever it is MAX_PENDING_CHARS long.
+
+    The text alone says where that is, not its pieces: what is held can only have reached the
+    bound where the part that is fed ends.
+    """
+    ids: list[int] = []
+    at = 0
+    while at < len(text):
+        room = max(MAX_PENDING_CHARS - encoder.held_chars, 1)
+        ids += encoder.feed(text[at : at + room])
+        at += room
+        if encoder.held_chars >= MAX_PENDING_CHARS:
+            ids += encoder.flush()
+    return ids
 
 
 class Opening:
@@ -36,18 +59,23 @@ class Opening:
         if settled is not Language.AUTO:
             return Opening([], pieces, settled)
         held: list[TextPiece] = []
+        chars = 0
         async for piece in pieces:
+            if not piece.text:
+                continue
             held.append(piece)
-            if sum(len(p.text) for p in held) >= lang.SAMPLE_CHARS:
+            chars += len(piece.text)
+            if chars >= lang.SAMPLE_CHARS:
                 break
         return Opening(held, pieces, lang.detect("".join(p.text for p in held)))
 
     async def pieces(self) -> AsyncIterator[TextPiece]:
-        """All pieces, the held ones first."""
+        """All pieces that hold text, the held ones first."""
         for piece in self._held:
             yield piece
         async for piece in self._rest:
-            yield piece
+            if piece.text:
+                yield piece
 
 
 class Feeder:
@@ -75,12 +103,12 @@ class Feeder:
 
         Large pieces are worked off in parts, so that the engine and the index move on together.
         """
-        for start in range(0, max(len(piece.text), 1), PART_CHARS):
+        for start in range(0, len(piece.text), PART_CHARS):
             await self._take(TextPiece(piece.source_id, piece.text[start : start + PART_CHARS]))
 
     async def _take(self, piece: TextPiece) -> None:
         if "\x00" in piece.text:
-            raise InvalidArgument("text", "holds a NUL character")
+            raise InvalidArgument("text.text_utf8", "holds a NUL character")
         encoder, sources = self._started(), self._draft.sources
         if sources.begins(piece.source_id):
             if not sources.is_first:
@@ -89,7 +117,11 @@ class Feeder:
             sources.open(piece.source_id, self._draft.next_token)
         sources.add(piece.text)
         await self._draft.indexer.feed(piece, sources)
-        await self._send(encoder.feed(piece.text))
+        if len(piece.text) <= INLINE_CHARS:
+            ids = bounded_feed(encoder, piece.text)
+        else:
+            ids = await in_thread(bounded_feed, encoder, piece.text)
+        await self._send(ids)
 
     def finish(self) -> None:
         """Record the tail that is not encoded yet."""

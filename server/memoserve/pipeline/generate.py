@@ -55,9 +55,8 @@ class _Answer:
         async with AsyncExitStack() as stack:
             residents: list[Resident] = []
             if self._uses_memory:
-                for ref in self.query.memories:
-                    opened = self.runtime.residents.open(ref)
-                    residents.append(await stack.enter_async_context(opened))
+                opened = self.runtime.residents.open(self.query.memories)
+                residents = await stack.enter_async_context(opened)
                 self.refs = tuple(resident.ref for resident in residents)
             if self.query.task is Task.MEMORY_ONLY:
                 stream = self._from_memory(residents)

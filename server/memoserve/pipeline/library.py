@@ -60,11 +60,12 @@ def load_library(
 
 
 def _source_texts(store: Store, record: VersionRecord, contents: Contents) -> dict[str, str]:
-    texts: dict[str, str] = {}
+    loaded = {part: store.load(record, part) for part in {r.part for r in contents.text_runs}}
+    pieces: dict[str, list[str]] = {}
     for run in contents.text_runs:
-        text = store.load(record, run.part).decode("utf-8")
-        texts[run.source_id] = texts.get(run.source_id, "") + text
-    return texts
+        data = memoryview(loaded[run.part])[run.part_byte : run.part_byte + run.num_bytes]
+        pieces.setdefault(run.source_id, []).append(str(data, "utf-8"))
+    return {source_id: "".join(texts) for source_id, texts in pieces.items()}
 
 
 def _passages(store: Store, record: VersionRecord, run: Run, texts: dict[str, str]) -> list[Chunk]:

@@ -141,8 +141,9 @@ class _Job:
     ) -> Ticket:
         handle: MemoryHandle | None = None
         if base is not None:
-            newest = self.runtime.residents.open(self.catalog.newest(self.header.name))
-            handle = (await stack.enter_async_context(newest)).handle
+            newest = self.runtime.residents.open([self.catalog.newest(self.header.name)])
+            (resident,) = await stack.enter_async_context(newest)
+            handle = resident.handle
         request = SequenceRequest(
             lambda _: None, schedule, base=handle, input_open=True, deadline=self.deadline
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from memoserve.engine.sampler import SamplingParams
@@ -153,10 +153,7 @@ async def recall(
     check_recall(runtime, query)
     tally = Tally()
     yield Stage(StageName.RECALL)
-    async with AsyncExitStack() as stack:
-        residents = [
-            await stack.enter_async_context(runtime.residents.open(ref)) for ref in query.memories
-        ]
+    async with runtime.residents.open(query.memories) as residents:
         events = recall_clues(runtime, residents, query, deadline, tally)
         async with aclosing(events) as clues:
             async for event in clues:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -17,7 +17,7 @@ import torch
 from memoserve.engine.engine import Engine
 from memoserve.engine.sequence import MemoryHandle, SequenceRequest
 from memoserve.engine.worker import EngineWorker
-from memoserve.errors import DataLoss, FailedPrecondition, Unavailable
+from memoserve.errors import DataLoss, FailedPrecondition, MemoserveError, Unavailable
 from memoserve.memory.memory import HostState
 from memoserve.memory.snapshot import VersionRecord, require_match
 from memoserve.memory.store import Store
@@ -64,29 +64,44 @@ class Residents:
         self._dimension = dimension
         self._entries: dict[Key, _Entry] = {}
         self._libraries: OrderedDict[Key, Library] = OrderedDict()
+        self._loading: dict[Key, asyncio.Task[Library]] = {}
 
     # -- pages ----------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def open(self, ref: MemoryRef) -> AsyncIterator[Resident]:
-        """Use a version; it is brought to the device and stays until the end.
+    async def open(self, refs: Sequence[MemoryRef]) -> AsyncIterator[list[Resident]]:
+        """Use versions; they are brought to the device and stay until the end.
 
-        Raises NotFound, DataLoss, FailedPrecondition (another model's), ResourceExhausted.
+        A delete that comes while the first is loaded leaves the others readable. Raises NotFound,
+        DataLoss, FailedPrecondition (another model's), ResourceExhausted.
         """
-        record = self._store.get(ref.name, ref.version)
-        require_written(record)
-        require_match(record, self._identity)
+        records = [self._store.get(ref.name, ref.version) for ref in refs]
+        for record in records:
+            require_written(record)
+            require_match(record, self._identity)
+        async with AsyncExitStack() as stack:
+            # All are held before the first is waited for.
+            used = [(one, stack.enter_context(self._used(one))) for one in records]
+            yield [await stack.enter_async_context(self._resident(*one)) for one in used]
+
+    @asynccontextmanager
+    async def _resident(self, record: VersionRecord, entry: _Entry) -> AsyncIterator[Resident]:
         contents = read_contents(record)
+        handle = await self._pinned(entry, record, contents)
+        try:
+            yield Resident(MemoryRef(record.name, record.version), record, contents, handle)
+        finally:
+            self._worker.tell(lambda engine: engine.unpin(handle))
+
+    @contextmanager
+    def _used(self, record: VersionRecord) -> Iterator[_Entry]:
+        """A version's entry, and its files, for one user more."""
         key = (record.uid, record.version)
         entry = self._entries.setdefault(key, _Entry())
         entry.users += 1
         try:
             with self._store.hold(record):
-                handle = await self._pinned(entry, record, contents)
-                try:
-                    yield Resident(MemoryRef(ref.name, record.version), record, contents, handle)
-                finally:
-                    self._worker.tell(lambda engine: engine.unpin(handle))
+                yield entry
         finally:
             entry.users -= 1
             if entry.forgotten:
@@ -105,13 +120,18 @@ class Residents:
             handle = await self._restore(entry, host)
             if not await self._pin(handle):
                 raise Unavailable("the memory was dropped right after it was loaded")
-            # From here on the engine may drop it whenever nobody uses it.
-            handle.droppable = True
             return handle
 
     async def _pin(self, handle: MemoryHandle) -> bool:
         """Pin a memory; False if it was dropped. A caller that is cancelled leaves no pin."""
-        pinned = self._worker.call(lambda engine: engine.pin(handle))
+
+        def pin(engine: Engine) -> bool:
+            # From here on the engine may drop it whenever nobody uses it: the disk has it. Said
+            # here, in one step with the pin, so that it holds for a caller cancelled meanwhile.
+            handle.droppable = True
+            return engine.pin(handle)
+
+        pinned = self._worker.call(pin)
         try:
             return await asyncio.shield(asyncio.wrap_future(pinned))
         except asyncio.CancelledError:
@@ -126,11 +146,17 @@ class Residents:
     async def _restore(self, entry: _Entry, host: HostState) -> MemoryHandle:
         """Bring a state to the device, in its turn."""
         request = SequenceRequest(lambda _: None, host.schedule, base=host)
-        async with self._worker.submit(request) as ticket:
-            async for _ in ticket.events():
-                pass
-            # The entry owns it before anything can interrupt.
-            entry.handle = handle = ticket.take_memory()
+        handle: MemoryHandle | None = None
+        try:
+            async with self._worker.submit(request) as ticket:
+                async for _ in ticket.events():
+                    pass
+                # The entry owns it before anything can interrupt.
+                entry.handle = handle = ticket.take_memory()
+        except BaseException:
+            if handle is not None:  # nobody will pin it; the engine may drop it
+                handle.droppable = True
+            raise
         return handle
 
     def adopt(self, record: VersionRecord, handle: MemoryHandle) -> None:
@@ -168,17 +194,41 @@ class Residents:
     # -- passages -------------------------------------------------------------------------------
 
     async def library(self, record: VersionRecord, contents: Contents) -> Library:
-        """Passages and index of a version, from a cache of the least recently used."""
+        """Passages and index of a version, from a cache of the least recently used.
+
+        However many readers wait for it, it is read once.
+        """
         key = (record.uid, record.version)
-        if key not in self._libraries:
-            with self._store.hold(record):
-                self._libraries[key] = await in_thread(
-                    load_library, self._store, record, contents, self._dimension
-                )
-        self._libraries.move_to_end(key)
+        if key in self._libraries:
+            self._libraries.move_to_end(key)
+            return self._libraries[key]
+        loading = self._loading.get(key)
+        if loading is None:
+            loading = asyncio.create_task(self._load_library(key, record, contents))
+            self._loading[key] = loading
+            loading.add_done_callback(lambda task: self._loaded(key, task))
+        # A reader that is cancelled takes nothing from the others.
+        return await asyncio.shield(loading)
+
+    async def _load_library(self, key: Key, record: VersionRecord, contents: Contents) -> Library:
+        with self._store.hold(record):
+            library = await in_thread(load_library, self._store, record, contents, self._dimension)
+        if self._is_kept(record):
+            self._libraries[key] = library
         while len(self._libraries) > MAX_LIBRARIES:
             self._libraries.popitem(last=False)
-        return self._libraries[key]
+        return library
+
+    def _loaded(self, key: Key, task: asyncio.Task[Library]) -> None:
+        del self._loading[key]
+        if not task.cancelled():
+            task.exception()  # looked at, or asyncio complains where no reader is left
+
+    def _is_kept(self, record: VersionRecord) -> bool:
+        """The version was not deleted meanwhile: ``forget`` is still to come for it."""
+        with suppress(MemoserveError):
+            return self._store.get(record.name, record.version).uid == record.uid
+        return False
 
 
 def require_written(record: VersionRecord) -> None:

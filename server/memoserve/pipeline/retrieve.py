@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from memoserve.errors import FailedPrecondition, InvalidArgument
@@ -64,20 +65,28 @@ async def retrieve(runtime: Runtime, query: RetrieveQuery) -> AsyncGenerator[Que
 async def open_shelves(runtime: Runtime, records: Sequence[VersionRecord]) -> list[Shelf]:
     """Passages of memories; needs no pages. Raises FailedPrecondition without any."""
     shelves = []
-    for record in records:
-        require_written(record)
-        contents = read_contents(record)
-        if not contents.passages:
-            raise FailedPrecondition(
-                str(record.name),
-                f"memory {record.name} has no passages: it was memorized without an index, or its "
-                "text is white space",
-                reason="NO_INDEX",
-            )
-        require_match(record, runtime.identity_of(INDEX_KEYS))
-        library = await runtime.residents.library(record, contents)
-        shelves.append(Shelf(MemoryRef(record.name, record.version), library, contents.language))
+    with ExitStack() as stack:
+        # All are held before the first is waited for: readers outlive a delete.
+        for record in records:
+            stack.enter_context(runtime.store.hold(record))
+        for record in records:
+            shelves.append(await _open_shelf(runtime, record))
     return shelves
+
+
+async def _open_shelf(runtime: Runtime, record: VersionRecord) -> Shelf:
+    require_written(record)
+    contents = read_contents(record)
+    if not contents.passages:
+        raise FailedPrecondition(
+            str(record.name),
+            f"memory {record.name} has no passages: it was memorized without an index, or its "
+            "text is white space",
+            reason="NO_INDEX",
+        )
+    require_match(record, runtime.identity_of(INDEX_KEYS))
+    library = await runtime.residents.library(record, contents)
+    return Shelf(MemoryRef(record.name, record.version), library, contents.language)
 
 
 def _texts(query: RetrieveQuery) -> list[str]:

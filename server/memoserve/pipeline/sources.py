@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from memoserve.errors import InvalidArgument
 from memoserve.pipeline.contents import Contents, TextRun
 
+FIELD = "text.source_id"
 MAX_SOURCE_ID = 512
+# Sources that one call may add: each is a row of every later manifest.
+MAX_SOURCES = 10_000
 
 
 @dataclass
@@ -48,7 +51,8 @@ class SourceTexts:
     def begins(self, source_id: str) -> bool:
         """A piece of this source starts something new in the memory.
 
-        Raises InvalidArgument for an id that an earlier source has, or one that is too long.
+        Raises InvalidArgument for an id that an earlier source has, one that is too long, and
+        one source too many.
         """
         if self._runs:
             current = self._runs[-1].source_id
@@ -60,9 +64,11 @@ class SourceTexts:
         if source_id == current:
             return False
         if source_id in self._known:
-            raise InvalidArgument("source_id", f"{source_id!r} was closed by a later source")
+            raise InvalidArgument(FIELD, f"{source_id!r} was closed by a later source")
         if len(source_id) > MAX_SOURCE_ID:
-            raise InvalidArgument("source_id", f"is longer than {MAX_SOURCE_ID} characters")
+            raise InvalidArgument(FIELD, f"is longer than {MAX_SOURCE_ID} characters")
+        if len(self._runs) >= MAX_SOURCES:
+            raise InvalidArgument(FIELD, f"one call adds at most {MAX_SOURCES} sources")
         return True
 
     def _continue(self, last: TextRun) -> None:
@@ -79,16 +85,17 @@ class SourceTexts:
         self._runs[-1].texts.append(text)
         self.added_chars += len(text)
 
-    def runs(self, first_part: int, fallback_token: int) -> list[tuple[TextRun, bytes]]:
-        """The runs with their UTF-8 text, their parts numbered from ``first_part``."""
-        finished: list[tuple[TextRun, bytes]] = []
+    def runs(self, part: str, fallback_token: int) -> tuple[tuple[TextRun, ...], bytes]:
+        """The runs, one behind the other in ``part``, and what that part holds."""
+        finished: list[TextRun] = []
+        data = bytearray()
         for run in self._runs:
             text = "".join(run.texts)
-            data = text.encode("utf-8")
             if not text:
                 continue
+            encoded = text.encode("utf-8")
             first = fallback_token if run.first_token < 0 else run.first_token
-            part = f"text/{first_part + len(finished)}"
-            place = (run.start_char, run.start_byte, len(text), len(data), first)
-            finished.append((TextRun(run.source_id, part, *place), data))
-        return finished
+            place = (run.start_char, run.start_byte, len(text), len(encoded), first, len(data))
+            finished.append(TextRun(run.source_id, part, *place))
+            data += encoded
+        return tuple(finished), bytes(data)

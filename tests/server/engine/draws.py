@@ -102,7 +102,7 @@ class World:
 def _ratios(window: int, append: bool) -> st.SearchStrategy[tuple[int, ...]]:
     """One ratio, any that is defined; or several in turn, which must divide the window."""
     divisors = [r for r in range(1, window + 1) if window % r == 0]
-    one = st.sampled_from([0, *(divisors if append else range(1, window + 1))])
+    one = st.sampled_from([0, *(divisors if append else range(1, window + 4))])
     several = st.lists(st.sampled_from([0, *divisors]), min_size=2, max_size=4)
     return st.one_of(one.map(lambda r: (r,)), several.map(tuple))
 

@@ -69,7 +69,6 @@ def test_capacity() -> None:
     ("rules", "ratio", "said"),
     [
         (RULES, -1, "negative"),
-        (RULES, 17, "larger than the window"),
         (APPEND, 3, "does not divide"),
         (APPEND, 32, "does not divide"),
     ],
@@ -90,3 +89,15 @@ def test_what_is_accepted() -> None:
 def test_a_default_that_does_not_fit_is_refused() -> None:
     with pytest.raises(InvalidArgument):
         settle(APPEND, policy(2, 8, default=3))
+
+
+def test_interleaved_beacons_take_any_ratio() -> None:
+    """Their count goes on over window borders, so one above the window loses nothing."""
+    check_ratio(RULES, RULES.window + 1)
+    wide = RULES.window + 1
+    assert settle(RULES, policy(wide)).ratios == (wide,)
+
+
+def test_only_a_policy_that_may_need_it_reaches_the_default() -> None:
+    assert policy(2, 4).reaches_default(RULES)
+    assert not policy(3).reaches_default(RULES)

@@ -26,7 +26,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
         {"beacon_pos": "append", "beacon_ratio": [16]},
     ),
     "append-ratio-uneven": ("beacon_ratio", {"beacon_pos": "append", "beacon_ratio": [3]}),
-    "ratio-above-window": ("beacon_ratio", {"beacon_ratio": [9]}),
     "ratio-negative": ("beacon_ratio", {"beacon_ratio": [-2]}),
     "no-ratio": ("beacon_ratio", {"beacon_ratio": []}),
     "no-ratio-divides": ("beacon_ratio", {"beacon_ratio": [3, 5]}),
@@ -49,6 +48,8 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "no-layers": ("num_hidden_layers", {"num_hidden_layers": 0}),
     "vocabulary-missing": ("vocab_size", {"vocab_size": None}),
     "hidden-is-no-number": ("hidden_size", {"hidden_size": "16"}),
+    "head-is-no-number": ("head_dim", {"head_dim": "x"}),
+    "eps-is-null": ("rms_norm_eps", {"rms_norm_eps": None}),
 }
 
 
@@ -62,6 +63,7 @@ def test_refused_by_name(field: str, changes: dict[str, Any]) -> None:
 
 ACCEPTED: dict[str, dict[str, Any]] = {
     "uneven-single-ratio": {"beacon_ratio": [3]},
+    "interleaved-ratio-above-window": {"beacon_ratio": [9]},
     "ratio-not-in-a-list": {"beacon_ratio": 4},
     "ratio-0": {"beacon_ratio": [0]},
     "append-ratio-0": {"beacon_ratio": [0], "beacon_pos": "append"},

@@ -94,6 +94,14 @@ def test_yarn_knows_its_length() -> None:
     assert read_rope({"rope_scaling": unstated}, 8, 512).max_positions == 2048
 
 
+def test_every_kind_knows_its_stated_factor() -> None:
+    """``adapt-F`` reckons with max_position_embeddings times it, whatever the kind."""
+    for kind in ("linear", "dynamic", "yarn"):
+        assert read_rope({"rope_scaling": {"type": kind, "factor": 2.5}}, 8, 512).scale == 2.5
+    assert read_rope({"rope_scaling": LLAMA3}, 8, 512).scale == LLAMA3["factor"]
+    assert read_rope({}, 8, 512).scale == 1.0
+
+
 def test_dynamic_stops_at_the_original_length() -> None:
     rope = read_rope({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, 8, 512)
     assert rope.hard_limit == rope.max_positions == 512
@@ -117,6 +125,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
         "rope_scaling.high_freq_factor",
         {"rope_scaling": {k: v for k, v in LLAMA3.items() if k != "high_freq_factor"}},
     ),
+    "theta-is-null": ("rope_theta", {"rope_theta": None}),
     "partly-rotated": ("partial_rotary_factor", {"partial_rotary_factor": 0.5}),
 }
 

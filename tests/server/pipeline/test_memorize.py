@@ -257,3 +257,19 @@ async def test_white_space_is_a_text(house: House) -> None:
     written = await house.memorize("book", " \n\t ")
     assert written.memory.stats.text_bytes == 4
     assert written.memory.stats.passages == 0
+
+
+async def test_a_new_source_is_always_a_cut(house: House) -> None:
+    """White space on both sides would else become tokens that neither source has."""
+    one, two = "The amber bridge. \n ", " \n\nThe kettle"
+    await house.memorize("both", [TextPiece("one", one), TextPiece("two", two)])
+    prefix, encoder = Conversation(house.assembled.runtime.tokenizer, Language.EN).open_document()
+    cuts = [(*encoder.feed(text), *encoder.flush()) for text in (one, "\n\n")]
+    wanted = [*prefix, *cuts[0], *cuts[1], *encoder.feed(two)]
+    assert house.ids("both") == wanted
+    assert house.contents("both").pending_text == encoder.pending_text
+    first, second = house.contents("both").text_runs
+    assert (first.first_token, second.first_token) == (
+        len(prefix),
+        len(prefix) + len(cuts[0]) + len(cuts[1]),
+    )
