@@ -29,6 +29,7 @@ TEST_ENV := OMP_NUM_THREADS=$(TEST_THREADS) HYPOTHESIS_STORAGE_DIRECTORY=$(VENV)
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-15s %s\n", $$1, $$2}'
 	@echo '  Variables: PYTHON, TORCH_INDEX, TEXT, Q, ARGS (see the top of the Makefile)'
+	@echo '  PYTHON and TORCH_INDEX count when .venv is made: make clean first to change them'
 
 # --- install: two stamps, so that the demo does not wait for the tools of development
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +139,30 @@ def test_what_cannot_be_done_ends_with_1_and_one_line(run: Run, arguments: tuple
 def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--target", "127.0.0.1:1", "--timeout", "5"]) == 1
     assert capsys.readouterr().err.startswith("memoserve: ")
+
+
+def test_tls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(
+        [
+            *(openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *("-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(certificate)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    files = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    with serving(tmp_path / "store", *files) as secured:
+        asked = ["info", "--target", secured.address, "--timeout", "30"]
+        assert main([*asked, "--tls-ca", str(certificate)]) == 0
+        assert "window" in capsys.readouterr().out
+        assert main(["info", "--target", secured.address, "--timeout", "3"]) == 1
+        assert capsys.readouterr().err.startswith("memoserve: ")
 
 
 def test_a_data_directory_has_one_server(server: Server) -> None:

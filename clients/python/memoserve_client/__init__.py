@@ -1,12 +1,14 @@
 """Client of memoserve: memories of long texts, over gRPC.
 
-    from memoserve_client import Client, Token
+    from memoserve_client import Client, Quote, Token
 
     with Client("127.0.0.1:50051") as client:
         client.memorize("book", open("book.txt", encoding="utf-8"))
         for event in client.generate("book", "Who opened the gate?"):
             if isinstance(event, Token):
                 print(event.text, end="")
+            elif isinstance(event, Quote):  # what the default generator writes
+                print(event.text)
 
 ``AsyncClient`` has the same methods for asyncio. Results are frozen values, failures are the
 exceptions of ``memoserve_client.errors``.

@@ -36,7 +36,7 @@ LEAST_BYTES_PER_TOKEN = 3
 
 @dataclass(frozen=True)
 class Recalled:
-    """What the memory suggested, kinds and texts, and how soon."""
+    """What the memory suggested, kinds and texts in their order, and how soon."""
 
     clues: tuple[tuple[str, str], ...]
     first_clue_s: float | None
@@ -180,7 +180,8 @@ def _recall(client: Client, question: str) -> Recalled:
                 clues.append((event.kind.value, event.text))
             elif isinstance(event, Final) and event.usage.first_clue_s is not None:
                 first = event.usage.first_clue_s
-    return Recalled(tuple(clues), first)
+    # The kinds are asked side by side: which comes first is no property of the memory.
+    return Recalled(tuple(sorted(clues)), first)
 
 
 def _retrieve(client: Client, question: str) -> None:

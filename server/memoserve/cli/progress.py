@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Never, TextIO
 
 from memoserve_client import Committed, MemorizeEvent, Notice, Progress
@@ -33,13 +32,9 @@ class Bar:
         self._pause = FIRST_LINE_S
         self._next = time.monotonic() + FIRST_LINE_S
         self._bar: tqdm[Never] | None = None
-        if not quiet and self._out.isatty() and find_spec("tqdm"):
-            from tqdm import tqdm
-
+        if not quiet and self._out.isatty():
             guess = None if text_bytes is None else text_bytes // BYTES_PER_TOKEN
-            self._bar = tqdm(
-                total=guess, unit="tok", unit_scale=True, desc="memorize", file=self._out
-            )
+            self._bar = _tqdm(guess, self._out)
 
     def __call__(self, event: MemorizeEvent) -> None:
         """Show an event."""
@@ -77,3 +72,11 @@ class Bar:
                 file=self._out,
                 flush=True,
             )
+
+
+def _tqdm(total: int | None, out: TextIO) -> tqdm[Never] | None:
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:
+        return None
+    return tqdm(total=total, unit="tok", unit_scale=True, desc="memorize", file=out)

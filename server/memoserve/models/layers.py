@@ -110,14 +110,19 @@ class DecoderLayer(nn.Module):
         return out
 
 
+def _unset_embedding(rows: int, size: int) -> nn.Embedding:
+    """An embedding whose values come from a checkpoint; drawing them first costs seconds."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
+
+
 class Decoder(nn.Module):
     """Embeddings, layers and the last norm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = _unset_embedding(config.vocab_size, config.hidden_size)
         # One row, reached by name: its reference id would lie one past the token table.
-        self.beacon_embed_tokens = nn.Embedding(1, config.hidden_size)
+        self.beacon_embed_tokens = _unset_embedding(1, config.hidden_size)
         self.layers = nn.ModuleList(
             DecoderLayer(config, layer) for layer in range(config.num_layers)
         )

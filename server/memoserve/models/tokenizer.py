@@ -52,11 +52,6 @@ class TextTokenizer:
         return self.codec.seams.bounded
 
     @property
-    def bos_id(self) -> int | None:
-        """The id of the beginning of a text, where there is one."""
-        return self.named_ids.get("bos_token")
-
-    @property
     def eos_id(self) -> int | None:
         """The id that ends an answer, where the tokenizer names one."""
         return self.named_ids.get("eos_token")

@@ -25,6 +25,13 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 MAX_PIECE_BYTES = 1024 * 1024
 MAX_QUERY_BYTES = 64 * 1024
 
+# What the contract's comments promise; held at the edge and by the recipes alike.
+DEFAULT_PAGE_SIZE = 100
+MAX_LABELS = 64
+MAX_SOURCE_ID_CHARS = 256
+MAX_STOPS = 16
+MAX_TOP_K = 1000
+
 
 class Pipeline(Protocol):
     """The recipes as a server calls them; every method may raise a MemoserveError.
@@ -52,7 +59,8 @@ class Pipeline(Protocol):
     ) -> tuple[list[MemoryView], str]:
         """Return one page of at most ``page_size`` memories, and the next page's token or ''.
 
-        Raises InvalidArgument for a ``page_token`` or ``filter`` it does not understand.
+        Raises InvalidArgument for a ``page_token`` that is not its own, Unimplemented for a
+        ``filter``.
         """
 
     async def update(

@@ -6,13 +6,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from memoserve.errors import Aborted, AlreadyExists, DataLoss, InvalidArgument, NotFound
+from memoserve.errors import (
+    Aborted,
+    AlreadyExists,
+    DataLoss,
+    InvalidArgument,
+    MemoserveError,
+    NotFound,
+)
 from memoserve.memory.catalog import MAX_PAGE_SIZE, MemoryRecord
-from memoserve.memory.memory import pages_of
 from memoserve.memory.names import MemoryName
-from memoserve.memory.ratio import capacity, check_ratio, settle
-from memoserve.memory.snapshot import VersionRecord
-from memoserve.pipeline.contents import Contents, read_contents
+from memoserve.memory.ratio import check_ratio
+from memoserve.memory.staging import Writer
+from memoserve.pipeline.api import MAX_LABELS
+from memoserve.pipeline.receipts import from_receipt
 from memoserve.pipeline.runtime import Runtime
 from memoserve.pipeline.values import (
     Committed,
@@ -20,12 +27,11 @@ from memoserve.pipeline.values import (
     Language,
     MemorizeHeader,
     MemoryRef,
-    MemoryStats,
     MemoryView,
     Tier,
 )
+from memoserve.pipeline.views import Views, language_of, ratio_of
 
-MAX_LABELS = 64
 # Marks a memory that a Memorize made: it goes again if that call writes nothing.
 IMPLICIT = "implicit"
 
@@ -36,17 +42,18 @@ class Catalog:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._store = runtime.store
+        self.views = Views(runtime)
 
     # -- made and removed ------------------------------------------------------------------------
 
     def create(self, spec: CreateSpec) -> MemoryView:
         """Make a memory of version 0. Raises AlreadyExists, InvalidArgument."""
-        _check_labels(spec.labels)
-        return self.view(self._create(spec, implicit=False))
-
-    def _create(self, spec: CreateSpec, *, implicit: bool) -> MemoryRecord:
+        _check_labels("labels", spec.labels)
         if spec.ratio is not None:
             check_ratio(self._runtime.worker.rules, spec.ratio)
+        return self.views.view(self._create(spec, implicit=False))
+
+    def _create(self, spec: CreateSpec, *, implicit: bool) -> MemoryRecord:
         details: dict[str, Any] = {
             "labels": dict(spec.labels),
             "description": spec.description,
@@ -56,29 +63,56 @@ class Catalog:
         }
         return self._store.create(spec.name, details)
 
+    def begin(self, header: MemorizeHeader) -> Writer:
+        """Become the writer of the memory that a Memorize names, making it where it must.
+
+        Give the writer to ``end``. Raises InvalidArgument, NotFound, Aborted, DataLoss.
+        """
+        if header.ratio is not None:
+            check_ratio(self._runtime.worker.rules, header.ratio, "header.ratio")
+        while True:
+            self.ensure(header)
+            # Who made it may have failed and taken it back since: then it is made again.
+            with suppress(NotFound):
+                return self._store.writer(header.name, expected_version=header.expected_version)
+
+    def end(self, writer: Writer) -> None:
+        """Let others write; first take back a memory that a Memorize made and left empty."""
+        try:
+            with suppress(MemoserveError):  # the next start takes it back
+                record = self._store.memory(writer.name)
+                if record.uid == writer.uid and _is_left_empty(record):
+                    self._store.delete(writer.name)
+        finally:
+            writer.release()
+
     def ensure(self, header: MemorizeHeader) -> None:
-        """Make the memory that a Memorize names, where it may and must. Raises NotFound."""
+        """Make the memory that a Memorize names, where it may and must.
+
+        Raises NotFound, or Aborted where another version than 0 is expected of it.
+        """
         if self._store.exists(header.name):
             return
         if not header.create_missing:
             raise NotFound("memory", str(header.name))
+        if header.expected_version:
+            raise Aborted(
+                f"there is no memory {header.name} yet, so it is not at version "
+                f"{header.expected_version}",
+                reason="VERSION_MISMATCH",
+                version=0,
+            )
         spec = CreateSpec(header.name, ratio=header.ratio, language=header.language)
         # Where another writer is first the writer's lock decides between the two.
         with suppress(AlreadyExists):
             self._create(spec, implicit=True)
 
-    def drop_unwritten(self, name: MemoryName) -> None:
-        """Take back a memory that Memorize made, where nothing was and nothing is being written."""
-        with suppress(NotFound, Aborted, DataLoss):
-            record = self._store.memory(name)
-            if record.version == 0 and record.details.get(IMPLICIT) is True:
-                with self._store.writer(name, expected_version=0):
-                    self._store.delete(name)
-
     def drop_leftovers(self) -> None:
-        """At start: take back what calls made that a crash cut short."""
+        """At start, before anything is written: take back what a crash cut short."""
         for record in self._all():
-            self.drop_unwritten(record.name)
+            if _is_left_empty(record):
+                with suppress(MemoserveError):
+                    self._store.delete(record.name)
 
     def update(
         self,
@@ -90,7 +124,7 @@ class Catalog:
         """Replace labels or description; None leaves them. Raises NotFound, Aborted."""
         changes: dict[str, Any] = {}
         if labels is not None:
-            _check_labels(labels)
+            _check_labels("memory.labels", labels)
             changes["labels"] = dict(labels)
         if description is not None:
             changes["description"] = description
@@ -99,7 +133,9 @@ class Catalog:
             details = {**record.details, **changes}
             try:
                 expected = etag or record.etag
-                return self.view(self._store.update_details(name, details, expected_etag=expected))
+                return self.views.view(
+                    self._store.update_details(name, details, expected_etag=expected)
+                )
             except Aborted:
                 if etag:
                     raise  # else another change came between: do it again on top of that
@@ -138,12 +174,13 @@ class Catalog:
         return MemoryRef(name, self._store.memory(name).version)
 
     def created_ratio(self, name: MemoryName) -> int | None:
-        """Ratio that the memory was created with, None where none was named."""
-        return _ratio(self._store.memory(name).details)
+        """Ratio that CreateMemory settled, None where it named none or Memorize made the memory."""
+        details = self._store.memory(name).details
+        return None if details.get(IMPLICIT) is True else ratio_of(details)
 
     def created_language(self, name: MemoryName) -> Language:
         """Language that the memory was created with."""
-        return _language(self._store.memory(name).details)
+        return language_of(self._store.memory(name).details)
 
     def replay(self, header: MemorizeHeader) -> Committed | None:
         """The first answer to a request_id that was committed before."""
@@ -152,101 +189,26 @@ class Catalog:
         found = self._store.find_request(header.name, header.request_id)
         if found is None:
             return None
-        view = self.view(self._store.memory(header.name), found.version)
-        added = found.receipt.get("tokens_added")
-        return Committed(view, 0.0, added if isinstance(added, int) else 0, replayed=True)
+        return from_receipt(header.name, found.receipt)
 
     def get(self, ref: MemoryRef) -> MemoryView:
         """One memory, at a version. Raises NotFound, DataLoss."""
         self._store.get(ref.name, ref.version)
-        return self.view(self._store.memory(ref.name), ref.version)
+        return self.views.view(self._store.memory(ref.name), ref.version)
 
     def list(self, namespace: str, page_size: int, page_token: str) -> tuple[list[MemoryView], str]:
         """A page of memories in the order of their ids, and the token of the next."""
         page = self._store.list_memories(
             namespace=namespace, page_size=page_size, page_token=page_token
         )
-        return [self.view(record) for record in page.records], page.next_page_token
-
-    def view(self, record: MemoryRecord, version: int | None = None) -> MemoryView:
-        """A memory as callers see it, its newest version unless another is named."""
-        number = record.version if version is None else version
-        contents, stored = self._contents(record, number)
-        details = record.details
-        labels, ratios = details.get("labels"), self._ratios(contents, details)
-        return MemoryView(
-            name=record.name,
-            version=number,
-            etag=record.etag,
-            model=contents.model if contents else self._runtime.model_info.name,
-            ratio=ratios[0],
-            ratios=ratios,
-            window=self._runtime.worker.rules.window,
-            language=contents.language if contents else _language(details),
-            labels=_labels(labels),
-            description=str(details.get("description", "")),
-            created_unix_s=record.created_unix_s,
-            updated_unix_s=record.updated_unix_s,
-            tier=self._runtime.residents.tier(record.uid, number) if contents else Tier.COLD,
-            pinned=False,
-            stats=self._stats(contents, stored) if contents else MemoryStats(),
-        )
-
-    def _contents(self, record: MemoryRecord, number: int) -> tuple[Contents | None, int]:
-        if number == 0:
-            return None, 0
-        kept: VersionRecord | None = next(
-            (one.record for one in record.kept if one.version == number), None
-        )
-        if kept is None:
-            return None, 0
-        try:
-            return read_contents(kept), kept.stored_bytes
-        except DataLoss:
-            return None, kept.stored_bytes  # listed all the same; a query says what is wrong
-
-    def _ratios(self, contents: Contents | None, details: Mapping[str, Any]) -> tuple[int, ...]:
-        if contents:
-            return contents.ratios
-        runtime = self._runtime
-        return settle(runtime.worker.rules, runtime.policy, requested=_ratio(details)).ratios
-
-    def _stats(self, contents: Contents, stored_bytes: int) -> MemoryStats:
-        size = self._runtime.worker.page_size
-        pages = [pages_of(n, size) for n in (contents.state.memory_rows, contents.window_rows)]
-        rows = contents.state.memory_rows + contents.window_rows
-        positions = self._runtime.model.rope.max_positions
-        limits = [capacity(self._runtime.worker.rules, positions, r) for r in contents.ratios]
-        return MemoryStats(
-            raw_tokens=contents.tokens,
-            memory_rows=contents.state.memory_rows,
-            window_rows=contents.window_rows,
-            windows_closed=contents.state.windows_closed,
-            pages=sum(pages),
-            wasted_slots=sum(pages) * size - rows,
-            kv_bytes=contents.kv_bytes,
-            full_kv_bytes=contents.full_kv_bytes,
-            stored_bytes=stored_bytes,
-            text_bytes=contents.text_bytes,
-            sources=contents.sources,
-            passages=contents.passages,
-            capacity_tokens=min(limits),
-        )
+        return [self.views.view(record) for record in page.records], page.next_page_token
 
 
-def _check_labels(labels: Mapping[str, str]) -> None:
+def _is_left_empty(record: MemoryRecord) -> bool:
+    """A Memorize made it, and nothing was committed."""
+    return record.version == 0 and record.details.get(IMPLICIT) is True
+
+
+def _check_labels(field: str, labels: Mapping[str, str]) -> None:
     if len(labels) > MAX_LABELS:
-        raise InvalidArgument("labels", f"at most {MAX_LABELS} labels are kept")
-
-
-def _ratio(details: Mapping[str, Any]) -> int | None:
-    ratio = details.get("ratio")
-    return ratio if isinstance(ratio, int) else None
-
-
-def _language(details: Mapping[str, Any]) -> Language:
-    return Language(details.get("language", Language.AUTO.value))
-
-
-def _labels(value: object) -> dict[str, str]:
-    return {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else {}
+        raise InvalidArgument(field, f"at most {MAX_LABELS} labels are kept")

@@ -86,13 +86,17 @@ class Feeder:
         self._draft = draft
         self._check = check
         self._encoder: StreamEncoder | None = None
+        # The chat's prefix waits for the first text: that the engine's windows are as full as they
+        # can be shall not hang on which of the two is faster.
+        self._unfed: list[int] = []
 
-    async def start(self, tokenizer: TextTokenizer, conversation: Conversation) -> None:
+    def start(self, tokenizer: TextTokenizer, conversation: Conversation) -> None:
         """Go on from the base, or open a fresh document with the chat's prefix."""
         base = self._draft.base
         if base is None:
             ids, self._encoder = conversation.open_document()
-            await self._send(ids)
+            self._note(ids)
+            self._unfed = ids
         else:
             self._encoder = tokenizer.stream_encoder(
                 base.pending_text, at_segment_start=base.at_segment_start
@@ -123,11 +127,12 @@ class Feeder:
             ids = await in_thread(bounded_feed, encoder, piece.text)
         await self._send(ids)
 
-    def finish(self) -> None:
-        """Record the tail that is not encoded yet."""
+    async def finish(self) -> None:
+        """Record the tail that is not encoded yet, and end the engine's input."""
         encoder = self._started()
         self._draft.pending_text = encoder.pending_text
         self._draft.at_segment_start = encoder.at_segment_start
+        await self._ticket.feed(self._unfed, last=True)
 
     def _started(self) -> StreamEncoder:
         if self._encoder is None:
@@ -137,6 +142,10 @@ class Feeder:
     async def _send(self, ids: list[int]) -> None:
         if not ids:
             return
+        self._note(ids)
+        batch, self._unfed = self._unfed + ids, []
+        await self._ticket.feed(batch)
+
+    def _note(self, ids: list[int]) -> None:
         self._check(self._draft.next_token + len(ids))
         self._draft.tokens += ids
-        await self._ticket.feed(ids)

@@ -12,7 +12,13 @@ from memoserve.engine.sampler import SamplingParams
 from memoserve.errors import InvalidArgument
 from memoserve.generators.base import AnswerRequest, Evidence, Finished, GeneratedText
 from memoserve.pipeline.prompts import check_template, fill, prompts_of
-from memoserve.pipeline.recall import Asking, Tally, recall_clues, write_from_memory
+from memoserve.pipeline.recall import (
+    Asking,
+    Tally,
+    check_query_chars,
+    recall_clues,
+    write_from_memory,
+)
 from memoserve.pipeline.residents import Resident
 from memoserve.pipeline.retrieve import Shelf, check_retrieve, open_shelves, search, spread
 from memoserve.pipeline.runtime import Runtime
@@ -241,6 +247,7 @@ def _answer_sampling(runtime: Runtime, query: GenerateQuery) -> SamplingParams:
 def check_generate(runtime: Runtime, query: GenerateQuery) -> None:
     """Raise InvalidArgument, naming the field, or NotFound, before anything is loaded."""
     summarizes = query.task is Task.SUMMARIZE
+    check_query_chars(runtime, query.query)
     if not query.query.strip() and not summarizes:
         raise InvalidArgument("query", "is empty")
     if not query.kinds:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from memoserve.errors import DataLoss
 from memoserve.memory.snapshot import VersionRecord
-from memoserve.memory.staging import Staging
 from memoserve.memory.store import Store
 from memoserve.pipeline.contents import Contents, Run
 from memoserve.retrieval.chunker import Chunk
 from memoserve.retrieval.index import Matrix, PassageIndex
+
+WritePart = Callable[[str, bytes], object]
+"""Writes a named part of a version."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,16 @@ def vectors_part(passages_part: str) -> str:
 
 
 def write_passages(
-    staging: Staging, part: str, first: int, chunks: Sequence[Chunk], vectors: Matrix
+    write: WritePart, part: str, first: int, chunks: Sequence[Chunk], vectors: Matrix
 ) -> Run:
-    """Stage a run of passages and their vectors."""
+    """Write a run of passages and their vectors."""
     rows = [
         [c.source_id, c.start_char, c.end_char, c.start_byte, c.end_byte, c.tokens] for c in chunks
     ]
-    staging.write_bytes(part, json.dumps(rows).encode())
+    write(part, json.dumps(rows).encode())
     index = PassageIndex(vectors.shape[1])
     index.add(vectors)
-    staging.write_bytes(vectors_part(part), index.encode())
+    write(vectors_part(part), index.encode())
     return Run(part, first, len(chunks))
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from functools import partial
+from typing import Any
 
 from memoserve.engine.sequence import Fed, MemoryHandle, SequenceRequest
 from memoserve.engine.ticket import Ticket
-from memoserve.errors import FailedPrecondition, InvalidArgument
+from memoserve.errors import DataLoss, FailedPrecondition, InvalidArgument
 from memoserve.memory.ratio import settle
-from memoserve.memory.snapshot import require_match
+from memoserve.memory.snapshot import VersionRecord, require_match
 from memoserve.memory.staging import Writer
 from memoserve.memory.window import RatioSchedule
 from memoserve.pipeline.capacity import CapacityCheck
@@ -21,6 +23,7 @@ from memoserve.pipeline.contents import Contents, read_contents
 from memoserve.pipeline.conversation import Conversation
 from memoserve.pipeline.feeding import Feeder, Opening
 from memoserve.pipeline.indexing import Indexer
+from memoserve.pipeline.receipts import to_receipt
 from memoserve.pipeline.runtime import INDEX_KEYS, PAGE_KEYS, Runtime
 from memoserve.pipeline.tasks import in_thread, settled, unwrapped
 from memoserve.pipeline.values import (
@@ -54,15 +57,22 @@ async def memorize(
     if replayed is not None:
         yield replayed
         return
+    async with _writing(catalog, header) as writer:
+        job = _Job(runtime, catalog, header, writer, deadline)
+        async with contextlib.aclosing(job.events(pieces)) as events:
+            async for event in events:
+                yield event
+
+
+@contextlib.asynccontextmanager
+async def _writing(catalog: Catalog, header: MemorizeHeader) -> AsyncIterator[Writer]:
+    """The right to write the header's memory, given back also where the caller is cancelled."""
+    begun = asyncio.create_task(asyncio.to_thread(catalog.begin, header))
     try:
-        await in_thread(catalog.ensure, header)
-        with runtime.store.writer(header.name, expected_version=header.expected_version) as writer:
-            job = _Job(runtime, catalog, header, writer, deadline)
-            async with contextlib.aclosing(job.events(pieces)) as events:
-                async for event in events:
-                    yield event
+        yield await settled(begun)
     finally:
-        await in_thread(catalog.drop_unwritten, header.name)
+        if not begun.cancelled() and begun.exception() is None:
+            await in_thread(catalog.end, begun.result())
 
 
 class _Job:
@@ -101,7 +111,7 @@ class _Job:
         try:
             base, schedule = self._base()
             check = CapacityCheck(self.runtime, self.header, schedule, self.outbox.put_nowait)
-            view = self.catalog.view(self.runtime.store.memory(self.header.name))
+            view = self.catalog.views.view(self.runtime.store.memory(self.header.name))
             self.outbox.put_nowait(Accepted(view, schedule.ratios[0], check.limit))
             async with contextlib.AsyncExitStack() as stack:
                 ticket = await self._submit(base, schedule, stack)
@@ -114,22 +124,43 @@ class _Job:
     def _base(self) -> tuple[Contents | None, RatioSchedule]:
         """What an append goes on from, and the ratios of all windows to come."""
         record = self.runtime.store.get(self.header.name)
-        requested = self.header.ratio
-        if self.header.mode is WriteMode.APPEND and record.version > 0:
+        if self.header.mode is WriteMode.REPLACE:
+            return None, self._settle(self._replacing_ratio(record))
+        if record.version > 0:
             base = read_contents(record)
             keys = PAGE_KEYS + (INDEX_KEYS if base.passages else ())
             require_match(record, self.runtime.identity_of(keys))
-            if requested is not None and base.ratios != (requested,):
-                raise FailedPrecondition(
-                    str(self.header.name),
-                    f"the memory has ratio {base.ratios[0]}, not {requested}; a ratio is settled "
-                    "once, replace the memory to change it",
-                    reason="RATIO_SETTLED",
-                )
+            self._require_ratio(base.ratios)
             return base, base.schedule
-        if requested is None:
-            requested = self.catalog.created_ratio(self.header.name)
-        return None, settle(
+        created = self.catalog.created_ratio(self.header.name)
+        if created is None:
+            return None, self._settle(self.header.ratio)
+        self._require_ratio((created,))
+        return None, self._settle(created)
+
+    def _require_ratio(self, settled_ratios: tuple[int, ...]) -> None:
+        requested = self.header.ratio
+        if requested is not None and settled_ratios != (requested,):
+            raise FailedPrecondition(
+                str(self.header.name),
+                f"the memory has ratio {settled_ratios[0]}, not {requested}; a ratio is settled "
+                "once, replace the memory to change it",
+                reason="RATIO_SETTLED",
+            )
+
+    def _replacing_ratio(self, record: VersionRecord) -> int | None:
+        """The request's ratio, else the newest version's, else the one of CreateMemory."""
+        if self.header.ratio is not None:
+            return self.header.ratio
+        if record.version > 0:
+            # A manifest that cannot be read any more may be replaced all the same.
+            with contextlib.suppress(DataLoss):
+                ratios = read_contents(record).ratios
+                return ratios[0] if len(ratios) == 1 else None
+        return self.catalog.created_ratio(self.header.name)
+
+    def _settle(self, requested: int | None) -> RatioSchedule:
+        return settle(
             self.runtime.worker.rules,
             self.runtime.policy,
             requested=requested,
@@ -167,13 +198,12 @@ class _Job:
                 draft.language = opening.language
                 conversation = Conversation(self.runtime.tokenizer, opening.language)
                 feeder = Feeder(ticket, draft, check)
-                await feeder.start(self.runtime.tokenizer, conversation)
+                feeder.start(self.runtime.tokenizer, conversation)
                 async for piece in opening.pieces():
                     await feeder.take(piece)
                 if not draft.sources.added_chars:
-                    raise InvalidArgument("text", "is empty")
-                feeder.finish()
-                await ticket.feed([], last=True)
+                    raise InvalidArgument("text.text_utf8", "is empty")
+                await feeder.finish()
                 await indexer.finish()
         self._tell(draft, last=True)
         return draft
@@ -213,6 +243,11 @@ class _Job:
             eta_s=eta,
         )
 
+    def _receipt(self, draft: Draft, contents: Contents, stored_bytes: int) -> Mapping[str, Any]:
+        view = self.catalog.views.next_view(self.header.name, contents, stored_bytes)
+        seconds = time.monotonic() - self.started
+        return to_receipt(Committed(view, seconds, len(draft.tokens)))
+
     async def _commit(self, ticket: Ticket, draft: Draft) -> None:
         handle = ticket.take_memory()
         worker, store, metrics = self.runtime.worker, self.runtime.store, self.runtime.metrics
@@ -220,7 +255,13 @@ class _Job:
         try:
             host = await asyncio.wrap_future(worker.call(lambda engine: engine.read(handle, first)))
             record = await asyncio.to_thread(
-                write_version, self.runtime, self.writer, draft, host, self.header.request_id
+                write_version,
+                self.runtime,
+                self.writer,
+                draft,
+                host,
+                self.header.request_id,
+                partial(self._receipt, draft),
             )
         except BaseException:
             worker.tell(lambda engine: engine.release(handle))
@@ -232,7 +273,7 @@ class _Job:
         seconds = time.monotonic() - self.started
         metrics.commits.inc()
         metrics.memorize_tokens_per_second.observe(len(draft.tokens) / seconds)
-        committed = Committed(self.catalog.view(memory), seconds, len(draft.tokens))
+        committed = Committed(self.catalog.views.view(memory), seconds, len(draft.tokens))
         self.outbox.put_nowait(committed)
 
 

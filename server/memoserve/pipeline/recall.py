@@ -19,6 +19,7 @@ from memoserve.pipeline.residents import Resident
 from memoserve.pipeline.runtime import Runtime
 from memoserve.pipeline.sampling import MAX_NEW_TOKENS, resolve
 from memoserve.pipeline.stop import StopStrings
+from memoserve.pipeline.tasks import in_thread
 from memoserve.pipeline.values import (
     Clue,
     ClueKind,
@@ -94,7 +95,8 @@ async def write_from_memory(
     language = contents.language if asking.language is Language.AUTO else asking.language
     instruction = fill(prompts_of(language).clues[asking.kind], {"input": asking.query})
     # The closing words behind the document are those that go with its opening.
-    ids = Conversation(runtime.tokenizer, contents.language).ask(contents, instruction)
+    conversation = Conversation(runtime.tokenizer, contents.language)
+    ids = await in_thread(conversation.ask, contents, instruction)
     if len(ids) > runtime.limits.max_query_tokens:
         raise InvalidArgument(
             "query",
@@ -127,10 +129,18 @@ async def write_from_memory(
     yield stops.flush()
 
 
+def check_query_chars(runtime: Runtime, query: str) -> None:
+    """Raise InvalidArgument for a query that is too long to be looked at any closer."""
+    limit = runtime.limits.max_query_chars
+    if len(query) > limit:
+        raise InvalidArgument("query", f"{len(query)} characters, at most {limit} are taken")
+
+
 def check_recall(runtime: Runtime, query: RecallQuery) -> None:
     """Raise InvalidArgument, naming the field, before anything is loaded for a bad query."""
     if not query.kinds:
         raise InvalidArgument("kinds", "name at least one")
+    check_query_chars(runtime, query.query)
     if not query.query.strip() and set(query.kinds) != {ClueKind.KEY_POINT}:
         raise InvalidArgument("query", "is empty")
     for kind in query.kinds:

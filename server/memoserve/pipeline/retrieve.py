@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from memoserve.errors import FailedPrecondition, InvalidArgument
 from memoserve.memory.snapshot import VersionRecord, require_match
+from memoserve.pipeline.api import MAX_TOP_K
 from memoserve.pipeline.contents import read_contents
 from memoserve.pipeline.library import Library
 from memoserve.pipeline.residents import require_written
@@ -29,7 +30,6 @@ from memoserve.retrieval.chunker import Chunk
 from memoserve.retrieval.fusion import Fused, cap, fuse_rrf, fuse_union, merge_shards
 
 FUSIONS = ("union", "rrf")
-MAX_TOP_K = 1000
 # Passages that stand for a whole text where nothing was asked, unless a limit is named.
 SPREAD_PASSAGES = 12
 

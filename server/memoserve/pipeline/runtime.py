@@ -23,9 +23,13 @@ from memoserve.retrieval.embedder import Embedder
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for at most."""
+    """What one request may ask for at most.
+
+    A query of more than ``max_query_chars`` code points is refused before it is tokenized.
+    """
 
     max_new_tokens: int = 4096
+    max_query_chars: int = 65536
     max_query_tokens: int = 16384
     embed_batch: int = 32
 

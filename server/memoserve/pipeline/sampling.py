@@ -7,6 +7,7 @@ from typing import Any
 
 from memoserve.engine.sampler import SamplingParams
 from memoserve.errors import InvalidArgument
+from memoserve.pipeline.api import MAX_STOPS
 from memoserve.pipeline.values import ClueKind, SamplingOptions
 
 MAX_NEW_TOKENS = {
@@ -16,8 +17,6 @@ MAX_NEW_TOKENS = {
     ClueKind.KEY_POINT: 512,
 }
 ANSWER_TOKENS = 256
-MEMORY_ANSWER_TOKENS = 128
-MAX_STOPS = 16
 
 
 def resolve(

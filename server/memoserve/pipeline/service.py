@@ -12,7 +12,12 @@ from functools import partial
 from memoserve import __version__
 from memoserve.errors import InvalidArgument, Unimplemented
 from memoserve.memory.names import MemoryName
-from memoserve.pipeline.api import MAX_MESSAGE_BYTES, MAX_PIECE_BYTES, MAX_QUERY_BYTES
+from memoserve.pipeline.api import (
+    DEFAULT_PAGE_SIZE,
+    MAX_MESSAGE_BYTES,
+    MAX_PIECE_BYTES,
+    MAX_QUERY_BYTES,
+)
 from memoserve.pipeline.catalog import Catalog
 from memoserve.pipeline.generate import generate
 from memoserve.pipeline.memorize import memorize
@@ -36,8 +41,6 @@ from memoserve.pipeline.values import (
     Tier,
     Token,
 )
-
-DEFAULT_PAGE_SIZE = 50
 
 
 class MemoPipeline:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from memoserve.errors import InvalidArgument
+from memoserve.pipeline.api import MAX_SOURCE_ID_CHARS
 from memoserve.pipeline.contents import Contents, TextRun
 
 FIELD = "text.source_id"
-MAX_SOURCE_ID = 512
 # Sources that one call may add: each is a row of every later manifest.
 MAX_SOURCES = 10_000
 
@@ -65,8 +65,8 @@ class SourceTexts:
             return False
         if source_id in self._known:
             raise InvalidArgument(FIELD, f"{source_id!r} was closed by a later source")
-        if len(source_id) > MAX_SOURCE_ID:
-            raise InvalidArgument(FIELD, f"is longer than {MAX_SOURCE_ID} characters")
+        if len(source_id) > MAX_SOURCE_ID_CHARS:
+            raise InvalidArgument(FIELD, f"is longer than {MAX_SOURCE_ID_CHARS} characters")
         if len(self._runs) >= MAX_SOURCES:
             raise InvalidArgument(FIELD, f"one call adds at most {MAX_SOURCES} sources")
         return True

@@ -14,8 +14,8 @@ from typing import TypeVar
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
 from memoserve.errors import InvalidArgument
+from memoserve.pipeline.api import MAX_LABELS
 
-MAX_LABELS = 64
 MAX_LABEL_KEY_CHARS = 63
 MAX_LABEL_VALUE_CHARS = 256
 

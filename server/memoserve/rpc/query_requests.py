@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from memoserve.errors import InvalidArgument
-from memoserve.pipeline.api import MAX_QUERY_BYTES
+from memoserve.pipeline.api import MAX_QUERY_BYTES, MAX_STOPS, MAX_TOP_K
 from memoserve.pipeline.values import (
     ClueKind,
     GenerateQuery,
@@ -22,10 +22,8 @@ from memoserve_proto.v1 import common_pb2, query_pb2, query_service_pb2
 
 MAX_MEMORIES = 16
 MAX_CLUES = 64
-MAX_STOPS = 16
 MAX_STOP_BYTES = 1024
 MAX_GENERATOR_CHARS = 128
-MAX_TOP_K = 1000
 DEFAULT_TOP_K = 3
 
 FUSIONS = {
@@ -94,12 +92,12 @@ def read_sampling(options: query_pb2.SamplingOptions) -> SamplingOptions:
     if "max_tokens" in given:
         check_number("sampling.max_tokens", options.max_tokens, low=1, high=math.inf)
     if "temperature" in given:
-        check_number("sampling.temperature", options.temperature, low=0, high=math.inf)
+        check_number("sampling.temperature", options.temperature, low=0, high=100)
     if "top_p" in given:
         check_number("sampling.top_p", options.top_p, above=0, high=1)
     if "repetition_penalty" in given:
         penalty = options.repetition_penalty
-        check_number("sampling.repetition_penalty", penalty, above=0, high=math.inf)
+        check_number("sampling.repetition_penalty", penalty, low=0.01, high=100)
     if "seed" in given:
         check_number("sampling.seed", options.seed, low=0, high=MAX_INT64)
     check_count("sampling.stop", options.stop, MAX_STOPS)

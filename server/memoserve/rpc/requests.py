@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from memoserve.errors import InvalidArgument
-from memoserve.pipeline.api import MAX_PIECE_BYTES
+from memoserve.pipeline.api import DEFAULT_PAGE_SIZE, MAX_PIECE_BYTES, MAX_SOURCE_ID_CHARS
 from memoserve.pipeline.values import (
     DEFAULT_NAMESPACE,
     CreateSpec,
@@ -24,13 +24,11 @@ from memoserve.rpc.checks import (
 )
 from memoserve_proto.v1 import common_pb2, memory_pb2, memory_service_pb2
 
-DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 MAX_DESCRIPTION_BYTES = 4096
 MAX_FILTER_BYTES = 4096
 MAX_ETAG_CHARS = 256
 MAX_REQUEST_ID_CHARS = 128
-MAX_SOURCE_ID_CHARS = 256
 MAX_INT64 = 2**63 - 1
 
 Named = (

@@ -97,6 +97,7 @@ def build_server(
     cannot be read or are no PEM.
     """
     options = options or RpcOptions()
+    credentials = _credentials(options.tls) if options.tls else None
     gate = Gate(options.max_calls)
     server = grpc.aio.server(
         interceptors=[CallInterceptor(gate, metrics or Metrics())],
@@ -110,7 +111,8 @@ def build_server(
     health.add_to(server)
     channelz.add_channelz_servicer(server)
     reflection.add_reflection(server, (*SERVICES, HEALTH, CHANNELZ))
-    return RpcServer(server, gate, health, options.host, _bind(server, options))
+    port = _bind(server, options, credentials)
+    return RpcServer(server, gate, health, options.host, port)
 
 
 def _channel_options(options: RpcOptions) -> list[tuple[str, int]]:
@@ -127,8 +129,9 @@ def _channel_options(options: RpcOptions) -> list[tuple[str, int]]:
     ]
 
 
-def _bind(server: grpc.aio.Server, options: RpcOptions) -> int:
-    credentials = _credentials(options.tls) if options.tls else None
+def _bind(
+    server: grpc.aio.Server, options: RpcOptions, credentials: grpc.ServerCredentials | None
+) -> int:
     try:
         if credentials is None:
             port = server.add_insecure_port(options.address)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from memoserve.cli.assemble import load_named
 from memoserve.cli.main import build_parser, main
 from memoserve.cli.tables import table
-from memoserve.config import ServerConfig
+from memoserve.config import EMBEDDED_MODEL, ServerConfig
 from memoserve.errors import InvalidArgument
 from memoserve.pipeline.values import ClueKind, Task
 
@@ -43,6 +45,7 @@ def test_defaults_are_those_of_the_configuration(monkeypatch: pytest.MonkeyPatch
     assert served == [ServerConfig(Path("/tmp/x"))]
     changed = ["--ratio", "8", "--pool-mib", "2", "--page-size", "4", "--threads", "1"]
     changed += ["--keep-versions", "5", "--generator", "memory-model", "--metrics-port", "0"]
+    changed += ["--tls-cert", "c.pem", "--tls-key", "k.pem", "--tls-client-ca", "ca.pem"]
     assert main(["serve", "--data-dir", "~/y", "--dtype", "bfloat16", *changed]) == 0
     assert served[1] == dataclasses.replace(
         served[0],
@@ -55,6 +58,9 @@ def test_defaults_are_those_of_the_configuration(monkeypatch: pytest.MonkeyPatch
         keep_versions=5,
         generator="memory-model",
         metrics_port=0,
+        tls_cert=Path("c.pem"),
+        tls_key=Path("k.pem"),
+        tls_client_ca=Path("ca.pem"),
     )
 
 
@@ -126,11 +132,14 @@ def test_exit_codes(
         (["--device", "tpu"], "device"),
         (["--page-size", "0"], "page_size"),
         (["--ratio", "-1"], "ratio"),
-        (["--ratio", "100000"], "ratio"),
         (["--generator", "oracle"], "generator"),
         (["--host", "0.0.0.0"], "host"),
         (["--port", "70000"], "port"),
         (["--pool-mib", "0"], "pool_bytes"),
+        (["--tls-cert", "c.pem"], "tls_key"),
+        (["--tls-key", "k.pem"], "tls_key"),
+        (["--tls-client-ca", "ca.pem"], "tls_client_ca"),
+        (["--tls-cert", "/no/c.pem", "--tls-key", "/no/k.pem"], "tls.key"),
     ],
     ids=str,
 )
@@ -152,18 +161,61 @@ def test_a_pool_too_small_for_one_window_is_told_with_its_numbers(
     assert "pages of 16 rows are needed, it has 16" in said
 
 
-def test_the_clients_commands_load_no_model_code() -> None:
-    code = (
-        "import sys; from memoserve.cli import commands, demo, main;"
-        "heavy = {'torch', 'transformers', 'faiss'} & set(sys.modules); assert not heavy, heavy"
-    )
-    roots = [str(Path(__file__).resolve().parents[3] / p) for p in ("server", "clients/python")]
-    roots += [str(Path(__file__).resolve().parents[3] / "protos")]
-    subprocess.run(
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code where the client, the stubs and the command line are found."""
+    root = Path(__file__).resolve().parents[3]
+    roots = [str(root / part) for part in ("server", "clients/python", "protos")]
+    return subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {roots!r}; {code}"],
-        check=True,
+        check=False,
+        capture_output=True,
+        text=True,
         timeout=60,
     )
+
+
+def test_the_clients_commands_load_no_model_code() -> None:
+    done = python(
+        "from memoserve.cli import commands, demo, main;"
+        "heavy = {'torch', 'transformers', 'faiss'} & set(sys.modules); assert not heavy, heavy"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# What `pip install memoserve` leaves out.
+SERVER_ALONE = ("torch", "numpy", "transformers", "faiss", "prometheus_client", "tqdm")
+FAR = ["--target", "127.0.0.1:1", "--timeout", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["list", *FAR], "127.0.0.1:1"),
+        (["memorize", "m", str(Path(__file__)), *FAR], "127.0.0.1:1"),
+        (["generate", "m", "q", *FAR], "127.0.0.1:1"),
+        (["serve", "--port", "0"], "pip install 'memoserve[server]'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_the_bare_install_has_the_clients_commands(arguments: list[str], said: str) -> None:
+    blocked = f"sys.modules.update(dict.fromkeys({SERVER_ALONE!r}));"
+    done = python(f"{blocked} from memoserve.cli import main; sys.exit(main({arguments!r}))")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("asked", ["owner/some-model", "here", "./here", "{tmp}/here"])
+def test_a_model_is_called_by_the_name_it_was_asked_for(
+    asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Hub name stays; of a directory it is the last part, not a snapshot's hash."""
+    monkeypatch.chdir(tmp_path)
+    model = asked.format(tmp=tmp_path)
+    local = model.endswith("here")
+    directory = tmp_path / ("here" if local else "0a1b2c")
+    shutil.copytree(EMBEDDED_MODEL, directory)
+    named = load_named(ServerConfig(tmp_path, model=model), directory)
+    assert named.name == ("here" if local else "owner/some-model")
 
 
 def test_tables_are_as_wide_as_their_cells() -> None:

@@ -15,8 +15,9 @@ from memoserve.memory.documents import freeze_mapping
 from memoserve.memory.names import MemoryName
 from memoserve.memory.snapshot import VersionRecord
 from memoserve.memory.window import WindowState
+from memoserve.pipeline.api import MAX_SOURCE_ID_CHARS
 from memoserve.pipeline.contents import Contents, Run, TextRun, read_contents
-from memoserve.pipeline.sources import MAX_SOURCE_ID, SourceTexts
+from memoserve.pipeline.sources import MAX_SOURCES, SourceTexts
 from memoserve.pipeline.values import Language
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -84,19 +85,21 @@ def test_runs_hold_the_texts_with_their_places(pieces: list[tuple[str, str]], at
         if source_id in wanted and source_id != list(wanted)[-1]:
             with pytest.raises(InvalidArgument) as caught:
                 sources.begins(source_id)
-            assert caught.value.field == "source_id"
+            assert caught.value.field == "text.source_id"
             continue
         if sources.begins(source_id):
             sources.open(source_id, token)
         wanted[source_id] = wanted.get(source_id, "") + text
         sources.add(text)
-    runs = sources.runs(at, 0)
-    assert [(run.source_id, data.decode()) for run, data in runs] == [
+    runs, data = sources.runs(f"text/{at}", 0)
+    assert data.decode() == "".join(wanted.values())
+    texts = [data[run.part_byte :][: run.num_bytes].decode() for run in runs]
+    assert list(zip([run.source_id for run in runs], texts, strict=True)) == [
         (source_id, text) for source_id, text in wanted.items() if text
     ]
-    for number, (run, data) in enumerate(runs):
-        assert run.part == f"text/{at + number}"
-        assert (run.chars, run.num_bytes) == (len(data.decode()), len(data))
+    for run, text in zip(runs, texts, strict=True):
+        assert run.part == f"text/{at}"
+        assert (run.chars, run.num_bytes) == (len(text), len(text.encode()))
         assert (run.start_char, run.start_byte) == (0, 0)
 
 
@@ -109,14 +112,24 @@ def test_only_the_last_source_of_a_base_goes_on_and_its_offsets_with_it() -> Non
     assert not sources.begins("b")
     assert sources.place == ("b", 4, 6)
     sources.add("更多")
-    ((run, data),) = sources.runs(2, 69)
+    (run,), data = sources.runs("text/2", 69)
     assert run == TextRun("b", "text/2", 4, 6, 2, 6, 69)
     assert data == "更多".encode()
 
 
 def test_a_source_id_has_a_limit() -> None:
     sources = SourceTexts(None)
-    assert sources.begins("x" * MAX_SOURCE_ID)
+    assert sources.begins("x" * MAX_SOURCE_ID_CHARS)
     with pytest.raises(InvalidArgument) as caught:
-        sources.begins("x" * (MAX_SOURCE_ID + 1))
-    assert caught.value.field == "source_id"
+        sources.begins("x" * (MAX_SOURCE_ID_CHARS + 1))
+    assert caught.value.field == "text.source_id"
+
+
+def test_sources_of_one_call_have_a_limit() -> None:
+    sources = SourceTexts(None)
+    for number in range(MAX_SOURCES):
+        assert sources.begins(str(number))
+        sources.open(str(number), number)
+    with pytest.raises(InvalidArgument, match=str(MAX_SOURCES)) as caught:
+        sources.begins("one more")
+    assert caught.value.field == "text.source_id"

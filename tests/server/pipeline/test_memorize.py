@@ -81,14 +81,6 @@ async def test_any_split_gives_the_same_version(exact: House, seed: int) -> None
             assert parts[0][part].digest == parts[1][part].digest, part
 
 
-async def test_whole_windows_give_the_same_bytes_again(house: House) -> None:
-    text = make_text(30)
-    for name in ("one", "two"):
-        await house.memorize(name, text)
-    one, two = (house.assembled.runtime.store.get(named(n)).parts for n in ("one", "two"))
-    assert {n: p.digest for n, p in one.items()} == {n: p.digest for n, p in two.items()}
-
-
 @pytest.mark.parametrize("at", [1, 37, 700, -1])
 async def test_append_of_a_source_going_on_is_memorize_of_the_whole(exact: House, at: int) -> None:
     text = make_text(30)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from memoserve.engine.engine import Engine
+from memoserve.engine.sequence import MemoryHandle
 from memoserve.errors import DataLoss
-from memoserve.pipeline.values import CreateSpec, MemorizeHeader, MemoryRef, SamplingOptions, Tier
-from tests.server.pipeline.house import House, make_parts, make_text, named, open_house
+from memoserve.pipeline import residents
+from memoserve.pipeline.values import (
+    CreateSpec,
+    MemorizeHeader,
+    MemoryRef,
+    SamplingOptions,
+    Task,
+    Tier,
+)
+from tests.server.pipeline.house import House, final, make_parts, make_text, named, open_house
 
 FEW = SamplingOptions(max_tokens=16)
 NAMES = ("a", "b", "c", "d")
@@ -140,3 +153,91 @@ async def test_pages_free_are_told_by_info(house: House) -> None:
     assert info.pages_free == info.pages_total == 1024
     await house.memorize("a", make_text(9))
     assert house.pipeline.info().pages_free < 1024
+
+
+class Held:
+    """A blocking function that waits, and counts its calls."""
+
+    def __init__(self, work: Any) -> None:
+        self._work = work
+        self._loop = asyncio.get_running_loop()
+        self.started, self._go = asyncio.Event(), threading.Event()
+        self.calls = 0
+
+    def __call__(self, *args: Any) -> Any:
+        self.calls += 1
+        self._loop.call_soon_threadsafe(self.started.set)
+        assert self._go.wait(10)
+        return self._work(*args)
+
+    def go(self) -> None:
+        self._go.set()
+
+
+@pytest.mark.parametrize("ask", ["retrieve", "generate", "recall"])
+async def test_a_delete_while_the_first_is_loaded_leaves_the_second_readable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    """Readers that have begun finish, whichever of their memories is deleted meanwhile."""
+    async with open_house(tmp_path / "store") as house:
+        for number, name in enumerate("ab"):
+            await house.memorize(name, make_text(9, number))
+    async with open_house(tmp_path / "store") as house:
+        load = "load_host_state" if ask == "recall" else "load_library"
+        held = Held(getattr(residents, load))
+        monkeypatch.setattr(residents, load, held)
+        more = {"task": Task.RETRIEVAL_ONLY} if ask == "generate" else {}
+        asked = asyncio.create_task(getattr(house, ask)("a", "b", **more))
+        await held.started.wait()
+        await house.pipeline.delete(named("b"), "")
+        held.go()
+        assert [ref.name.memory_id for ref in final(await asked).memories] == ["a", "b"]
+        cached = house.assembled.runtime.residents._libraries
+        assert len(cached) == (0 if ask == "recall" else 1), "a deleted memory's is not kept"
+        await house.check_clean()
+
+
+async def test_readers_that_come_at_once_read_the_passages_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_house(tmp_path / "store") as house:
+        await house.memorize("a", make_text(9))
+    async with open_house(tmp_path / "store") as house:
+        held = Held(residents.load_library)
+        monkeypatch.setattr(residents, "load_library", held)
+        readers = [asyncio.create_task(house.retrieve("a")) for _ in range(4)]
+        await held.started.wait()
+        readers[0].cancel()  # the one that began the load
+        held.go()
+        _, *found = await asyncio.gather(*readers, return_exceptions=True)
+        assert all(final(events).memories for events in found if isinstance(events, list))
+        assert len([events for events in found if isinstance(events, list)]) == 3
+        assert held.calls == 1
+        await house.check_clean()
+
+
+async def test_a_reader_cancelled_while_it_pins_leaves_a_memory_that_can_be_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_house(tmp_path / "store") as house:
+        await house.memorize("a", make_text(9))
+    async with open_house(tmp_path / "store") as house:
+        pinning = asyncio.Event()
+        loop, pin = asyncio.get_running_loop(), Engine.pin
+
+        def slow(engine: Engine, handle: MemoryHandle) -> bool:
+            loop.call_soon_threadsafe(pinning.set)
+            time.sleep(0.05)
+            return pin(engine, handle)
+
+        monkeypatch.setattr(Engine, "pin", slow)
+        asked = asyncio.create_task(house.answer("a", sampling=FEW))
+        await pinning.wait()
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        (entry,) = house.assembled.runtime.residents._entries.values()
+        handle = entry.handle
+        assert handle is not None
+        assert await house.engine(lambda _: (handle.droppable, handle.pins)) == (True, 0)
+        await house.check_clean()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
@@ -11,9 +11,10 @@ from memoserve.engine.sampler import SamplingParams
 from memoserve.errors import InvalidArgument, OutOfRange
 from memoserve.memory.ratio import RatioPolicy
 from memoserve.memory.window import Coverage, Placement, RatioSchedule, WindowRules
+from memoserve.pipeline.api import MAX_STOPS
 from memoserve.pipeline.capacity import CapacityCheck
 from memoserve.pipeline.runtime import Runtime
-from memoserve.pipeline.sampling import MAX_STOPS, resolve
+from memoserve.pipeline.sampling import resolve
 from memoserve.pipeline.values import MemorizeHeader, MemoryName, Notice, SamplingOptions
 
 CHECKPOINT = {"do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8} | {
@@ -77,7 +78,9 @@ def test_a_bad_wish_names_its_field(wish: dict[str, Any], field: str) -> None:
 # -- capacity
 
 
+@dataclass
 class _Rope:
+    max_positions: int
     hard_limit: int | None = None
 
 
@@ -88,7 +91,7 @@ class _Fake:
         rules = WindowRules(window=window, placement=placement, coverage=Coverage.FULL)
         self.worker = type("Worker", (), {"rules": rules})()
         self.policy = RatioPolicy((2, 4, 8, 16, 32), "step-random", positions)
-        self.model = type("Model", (), {"rope": _Rope()})()
+        self.model = type("Model", (), {"rope": _Rope(positions)})()
 
 
 def check_for(
@@ -102,6 +105,7 @@ def check_for(
 ) -> tuple[CapacityCheck, list[Notice]]:
     told: list[Notice] = []
     fake = _Fake(window, positions, placement)
+    fake.model.rope.max_positions = positions
     fake.model.rope.hard_limit = positions if hard else None
     name = MemorizeHeader(MemoryName("default", "book"))
     runtime = cast("Runtime", fake)

@@ -145,6 +145,9 @@ REFUSED: list[tuple[Any, str]] = [
     (sampled(top_p=math.nan), "sampling.top_p"),
     (sampled(repetition_penalty=0.0), "sampling.repetition_penalty"),
     (sampled(repetition_penalty=math.inf), "sampling.repetition_penalty"),
+    (sampled(repetition_penalty=0.009), "sampling.repetition_penalty"),
+    (sampled(repetition_penalty=101), "sampling.repetition_penalty"),
+    (sampled(temperature=101), "sampling.temperature"),
     (sampled(seed=-1), "sampling.seed"),
     (sampled(stop=["s"] * 17), "sampling.stop"),
     (sampled(stop=["s", ""]), "sampling.stop[1]"),
@@ -172,7 +175,7 @@ TAKEN: list[Any] = [
     recall(query="", kinds=[4]),
     retrieve(query="", clues=["c" * (64 * KIB), "d"] + ["e"] * 62, top_k=1000),
     generate(task=4, query="", template="{" * (64 * KIB)),
-    sampled(max_tokens=1, temperature=0, top_p=1, repetition_penalty=1e-3, seed=2**63 - 1),
+    sampled(max_tokens=1, temperature=100, top_p=1, repetition_penalty=0.01, seed=2**63 - 1),
     sampled(stop=["\n"] * 16),
 ]
 

@@ -152,8 +152,9 @@ class Client:
     ) -> Iterator[Memory]:
         """All memories of a namespace in the order of their ids; pages are fetched as needed.
 
-        ``filter`` is like ``labels.lang = "en" AND labels.year = "2024"``; ``page_size`` 0 takes
-        the server's; ``timeout`` is for each page.
+        ``filter`` is like ``labels.lang = "en" AND labels.year = "2024"``; a server that cannot
+        filter yet raises Unimplemented. ``page_size`` 0 takes the server's; ``timeout`` is for
+        each page.
         """
         token = ""
         while True:
