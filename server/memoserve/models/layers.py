@@ -112,7 +112,8 @@ class DecoderLayer(nn.Module):
 
 def _unset_embedding(rows: int, size: int) -> nn.Embedding:
     """An embedding whose values come from a checkpoint; drawing them first costs seconds."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
+    unset: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
+    return unset
 
 
 class Decoder(nn.Module):

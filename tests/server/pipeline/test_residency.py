@@ -14,6 +14,7 @@ from memoserve.engine.engine import Engine
 from memoserve.engine.sequence import MemoryHandle
 from memoserve.errors import DataLoss
 from memoserve.pipeline import residents
+from memoserve.pipeline.library import load_library
 from memoserve.pipeline.values import (
     CreateSpec,
     MemorizeHeader,
@@ -203,7 +204,7 @@ async def test_readers_that_come_at_once_read_the_passages_once(
     async with open_house(tmp_path / "store") as house:
         await house.memorize("a", make_text(9))
     async with open_house(tmp_path / "store") as house:
-        held = Held(residents.load_library)
+        held = Held(load_library)
         monkeypatch.setattr(residents, "load_library", held)
         readers = [asyncio.create_task(house.retrieve("a")) for _ in range(4)]
         await held.started.wait()

@@ -102,7 +102,8 @@ async def test_a_memory_taken_back_between_is_made_again(
 ) -> None:
     """As when a call that failed takes its memory back just before the next one writes it."""
     store = house.assembled.runtime.store
-    writer, taken = Store.writer, []
+    writer = Store.writer
+    taken: list[Any] = []
 
     def slow(self: Store, name: Any, **more: Any) -> Any:
         if not taken:
