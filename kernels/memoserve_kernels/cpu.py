@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memoserve_kernels import reference
 from memoserve_kernels.layout import AttentionLayout, SequenceLayout
 
 FEW_ROWS = 8
@@ -34,7 +33,7 @@ def window_attention(q: Tensor, kv: Tensor, layout: AttentionLayout, scale: floa
 def _masked(
     q: Tensor, kv: Tensor, layout: AttentionLayout, sequence: SequenceLayout, scale: float
 ) -> Tensor:
-    keys, values = reference.sequence_keys(kv, sequence)
+    keys, values = _gather(kv[0], sequence), _gather(kv[1], sequence)
     group = q.shape[1] // keys.shape[0]
     out = torch.nn.functional.scaled_dot_product_attention(
         q.transpose(0, 1)[None],

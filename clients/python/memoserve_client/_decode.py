@@ -24,6 +24,7 @@ def _same(cls: type[T], message: Message, **other: object) -> T:
     An optional field that is not set becomes None.
     """
     values: dict[str, Any] = dict(other)
+    # A type variable cannot say that it stands for dataclasses; every caller names one.
     for item in fields(cls):  # type: ignore[arg-type]
         if item.name in values:
             continue

@@ -127,6 +127,8 @@ class Admission:
         Memories that nobody runs on go first, least recently used, ``keep`` never; then memories
         being made, idle ones and those younger than ``asking``, the youngest first.
         """
+        if self.pool.num_free >= needed:
+            return True
         handles = [h for h in self.handles if h.paged is not None and h is not keep]
         victims = [s for s in sequences if s is not asking and _may_step_back(s, asking)]
         states = [h.paged for h in handles] + [s.paged for s in victims]

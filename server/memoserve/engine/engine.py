@@ -234,7 +234,9 @@ class Engine:
     def _fit(self, shares: list[Share]) -> list[Share]:
         """Leave out whoever lacks pages now; queries have theirs reserved."""
         fitting, taken = [], 0
-        reserve = self._admission.reserved(self._sequences)
+        # Only memories leave the queries' reserve alone; a step of queries need not add it up.
+        compresses = any(share.sequence.compresses for share in shares)
+        reserve = self._admission.reserved(self._sequences) if compresses else 0
         for share in shares:
             sequence = share.sequence
             if sequence.paged is None:

@@ -85,12 +85,10 @@ class ModelRunner:
 
     def pages_needed(self, paged: PagedState, tokens: int) -> int:
         """Pages that a chunk of this many tokens takes."""
-        before = paged.state
-        ratio = paged.schedule.at(before.windows_closed)
-        fed = before.open_tokens + tokens
-        rows = win.columns(self.rules, ratio, before.open_counter, fed) - paged.window.length
-        closes = fed == self.rules.window
-        kept = win.kept_rows(self.rules, paged.schedule, before) if closes else 0
+        after = win.rows_after(self.rules, paged.schedule, paged.state, tokens)
+        closes = tokens == win.room(self.rules, paged.state)
+        kept = win.kept_rows(self.rules, paged.schedule, paged.state) if closes else 0
+        rows = after - paged.window.length
         return paged.window.pages_to_extend(rows) + paged.memory.pages_to_extend(kept)
 
     def check_positions(self, paged: PagedState, tokens: int) -> None:
@@ -98,13 +96,11 @@ class ModelRunner:
         limit = self.rope.hard_limit
         if limit is None:
             return
-        before = paged.state
-        ratio = paged.schedule.at(before.windows_closed)
-        fed = before.open_tokens + tokens
-        rows = win.columns(self.rules, ratio, before.open_counter, fed)
-        if paged.memory.length + rows > limit:
+        rows = win.rows_after(self.rules, paged.schedule, paged.state, tokens)
+        length = paged.memory.length + rows
+        if length > limit:
             raise OutOfRange(
-                f"position {paged.memory.length + rows} is beyond {limit}, where this model's "
+                f"position {length} is beyond {limit}, where this model's "
                 "dynamic rope would change the angles of all keys already stored",
                 limit=limit,
             )

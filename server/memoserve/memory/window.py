@@ -142,6 +142,11 @@ def open_rows(rules: WindowRules, schedule: RatioSchedule, state: WindowState) -
     return columns(rules, ratio, state.open_counter, state.open_tokens)
 
 
+def rows_after(rules: WindowRules, schedule: RatioSchedule, state: WindowState, tokens: int) -> int:
+    """Rows of the open window once ``tokens`` more are in it, before it closes."""
+    return open_rows(rules, schedule, replace(state, open_tokens=state.open_tokens + tokens))
+
+
 def full_rows(rules: WindowRules, schedule: RatioSchedule) -> int:
     """Most rows that any whole window can have."""
     return max(columns(rules, r, max(r - 1, 0), rules.window) for r in schedule.ratios)
@@ -207,7 +212,7 @@ def plan(rules: WindowRules, schedule: RatioSchedule, state: WindowState, tokens
         raise ValueError(f"a chunk takes 1 to {room(rules, state)} tokens, not {tokens}")
     ratio = schedule.at(state.windows_closed)
     fed = replace(state, open_tokens=state.open_tokens + tokens)
-    first, last = open_rows(rules, schedule, state), open_rows(rules, schedule, fed)
+    first, last = open_rows(rules, schedule, state), rows_after(rules, schedule, state, tokens)
     cols = np.arange(first, last, dtype=np.int64)
     limits, starts = _visibility(rules, ratio, cols)
     closes = fed.open_tokens == rules.window

@@ -118,7 +118,7 @@ def _stage(
                 parts.keep(ref)
     parts.write_tensors(WINDOW_PART, {KV: host.window_rows})
     rows, row_bytes = host.state.memory_rows + host.window_rows.shape[0], runtime.shape.row_bytes
-    fresh = Contents(
+    return Contents(
         model=runtime.identity["model"],
         model_fingerprint=runtime.identity["model_fingerprint"],
         tokenizer_fingerprint=runtime.identity["tokenizer_fingerprint"],
@@ -138,7 +138,6 @@ def _stage(
         text_runs=(base.text_runs if base else ()) + _text_runs(parts, base, draft),
         passage_runs=(base.passage_runs if base else ()) + _passage_run(parts, base, draft),
     )
-    return fresh
 
 
 def _memory_run(parts: _Parts, base: Contents | None, host: HostState) -> tuple[Run, ...]:
