@@ -11,14 +11,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memoserve_kernels.layout import AttentionLayout, SequenceLayout
+from memoserve_kernels import reference
+from memoserve_kernels.layout import AttentionLayout, MemoryPages, SequenceLayout
+
+# Bound by memory or by the products around them; plain PyTorch is as fast here.
+rope_and_append = reference.rope_and_append
+append = reference.append
+rotate = reference.rotate
+evict_window = reference.evict_window
+rms_norm = reference.rms_norm
+add_rms_norm = reference.add_rms_norm
+silu_mul = reference.silu_mul
 
 FEW_ROWS = 8
 
 
-def window_attention(q: Tensor, kv: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
+def window_attention(
+    q: Tensor,
+    kv: Tensor,
+    layout: AttentionLayout,
+    scale: float,
+    memory: MemoryPages | None,
+    out: Tensor,
+    lse: Tensor | None,
+) -> None:
     """As ``reference.window_attention``; float32 and bfloat16."""
-    out = torch.empty_like(q)
+    if memory is not None or lse is not None:
+        # Nothing on a CPU asks for these while serving.
+        reference.window_attention(q, kv, layout, scale, memory, out, lse)
+        return
     for sequence in layout.sequences:
         part = slice(sequence.first_row, sequence.last_row)
         if not sequence.causal:
@@ -27,7 +48,9 @@ def window_attention(q: Tensor, kv: Tensor, layout: AttentionLayout, scale: floa
             out[part] = _few_rows(q[part], kv, sequence, scale)
         else:
             out[part] = _many_rows(q[part], kv, sequence, scale)
-    return out
+
+
+paged_decode = window_attention
 
 
 def _masked(

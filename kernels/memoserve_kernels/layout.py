@@ -6,12 +6,20 @@ dim. One layer's cache is ``kv [2, P, K, S, D]``, keys first, stored rotated.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+# Brings integers of a step to the device, int32 or int64 as they are.
+Upload: TypeAlias = Callable[[NDArray[Any]], Tensor]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,22 +92,70 @@ class SequenceLayout:
 
 
 @dataclass(frozen=True)
+class MemoryPages:
+    """Memory rows in 8 bits, beside the cache that holds the window rows.
+
+    ``data [2, P, K, S, D]`` int8 or float8_e4m3fn, ``scales [2, P, K, S]`` float32; of all layers,
+    both with an L in front. A row's value is ``data * scale``. Scales are powers of two, so that
+    the value is exact in bfloat16 and a row can leave the cache and come back unchanged. S may
+    differ from the page size of the cache: the same bytes hold more rows.
+    """
+
+    data: Tensor
+    scales: Tensor
+
+    def layer(self, index: int) -> MemoryPages:
+        """One layer of all."""
+        return MemoryPages(self.data[index], self.scales[index])
+
+
+@dataclass(frozen=True)
 class AttentionLayout:
-    """Keys and visibility of all query rows of a step.
+    """Keys and visibility of the query rows of a step.
 
     Query row ``i`` stands at window column ``columns[i]`` of its sequence and sees every memory
     row and the window columns ``[0, limits[i])`` and ``[starts[i], columns[i]]``; int64 ``[N]``.
+    Rows that no sequence names are neither computed nor written. ``upload`` brings the tables that
+    a backend derives from the sequences to the device of ``columns``.
     """
 
     sequences: tuple[SequenceLayout, ...]
     columns: Tensor
     limits: Tensor
     starts: Tensor
+    upload: Upload | None = None
+    _derived: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def rows(self) -> int:
         """Query rows in all."""
         return self.columns.shape[0]
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What a backend derives from this layout: made at the first call, shared by all layers."""
+        if key not in self._derived:
+            self._derived[key] = make()
+        made: T = self._derived[key]
+        return made
+
+    def to_device(self, values: NDArray[Any]) -> Tensor:
+        """Integers on the device of ``columns``."""
+        if self.upload is not None:
+            return self.upload(values)
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.columns.device)
+
+    def divided(self, few_rows: int) -> tuple[AttentionLayout, AttentionLayout]:
+        """The sequences with at most ``few_rows`` query rows, and the others."""
+        return self.once(("divided", few_rows), lambda: self._divide(few_rows))
+
+    def _divide(self, few_rows: int) -> tuple[AttentionLayout, AttentionLayout]:
+        few = [s.last_row - s.first_row <= few_rows for s in self.sequences]
+        both = (
+            tuple(s for s, is_few in zip(self.sequences, few, strict=True) if is_few is wanted)
+            for wanted in (True, False)
+        )
+        first, second = (replace(self, sequences=part, _derived={}) for part in both)
+        return first, second
 
     def visible(self, sequence: SequenceLayout) -> Tensor:
         """Mask ``[rows, memory_rows + window_rows]`` of one sequence, True where a key is seen."""

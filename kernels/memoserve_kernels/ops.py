@@ -1,11 +1,13 @@
 """The doors: one function an op, shapes checked, the backend chosen by device.
 
-``MEMOSERVE_BACKEND`` = ``reference`` or ``cpu`` overrides the choice for the whole process.
+``MEMOSERVE_BACKEND`` = ``reference``, ``cpu`` or ``triton`` overrides the choice for the whole
+process; ``triton`` on a CPU runs in Triton's interpreter and wants ``TRITON_INTERPRET=1``.
 Shapes: N query rows, H query heads, K kv heads, D head dim, L layers, P pages of S slots.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from types import ModuleType
 from typing import Final
@@ -13,25 +15,34 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from memoserve_kernels import cpu, reference
-from memoserve_kernels.layout import AttentionLayout, Rotation
+from memoserve_kernels.layout import AttentionLayout, MemoryPages, Rotation
 
-BACKENDS: Final = ("reference", "cpu")
-_FAST_TYPES: Final = (torch.float32, torch.bfloat16)
+BACKENDS: Final = ("reference", "cpu", "triton")
+_CPU_TYPES: Final = (torch.float32, torch.bfloat16)
+_TRITON_TYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
+# A sequence with more query rows than this is a prompt or a window; with fewer, a decode step.
+DECODE_ROWS: Final = 2
 
 
 def backend_name(device: torch.device, dtype: torch.dtype) -> str:
     """Backend used on a device for a type; raises ValueError for an unknown override."""
     forced = os.environ.get("MEMOSERVE_BACKEND", "")
+    if forced and forced not in BACKENDS:
+        raise ValueError(f"MEMOSERVE_BACKEND={forced!r}; known: {', '.join(BACKENDS)}")
+    if forced == "triton" and dtype not in _TRITON_TYPES:
+        return "reference"  # float64: what the laws run in
     if forced:
-        if forced not in BACKENDS:
-            raise ValueError(f"MEMOSERVE_BACKEND={forced!r}; known: {', '.join(BACKENDS)}")
         return forced
-    return "cpu" if device.type == "cpu" and dtype in _FAST_TYPES else "reference"
+    if device.type == "cuda" and dtype in _TRITON_TYPES:
+        return "triton"
+    return "cpu" if device.type == "cpu" and dtype in _CPU_TYPES else "reference"
 
 
 def _backend(x: Tensor) -> ModuleType:
-    return cpu if backend_name(x.device, x.dtype) == "cpu" else reference
+    """The module with a function for each door; Triton is imported only where it is used."""
+    name = backend_name(x.device, x.dtype)
+    module = "triton_backend" if name == "triton" else name
+    return importlib.import_module(f"memoserve_kernels.{module}")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -44,54 +55,133 @@ def rope_and_append(
 ) -> Tensor:
     """Rotate ``q [N, H, D]`` and ``k [N, K, D]``; write k and v to ``slots [N]`` of ``kv``.
 
-    ``kv [2, P, K, S, D]`` is one layer. Returns q rotated.
-    RoFormer (arXiv 2104.09864), eq. 34, with half-split pairs.
+    ``kv [2, P, K, S, D]`` is one layer. Returns q rotated. A negative slot is written nowhere.
+    RoFormer (arXiv 2104.09864), eq. 34, with half-split pairs; angles in float32 from integers.
     """
     _require(k.shape == v.shape and k.shape[0] == slots.shape[0], "k, v and slots disagree")
     _require(q.shape[0] == k.shape[0] == rotation.positions.shape[0], "one position a row")
-    return reference.rope_and_append(q, k, v, rotation, kv, slots)
+    result: Tensor = _backend(q).rope_and_append(q, k, v, rotation, kv, slots)
+    return result
 
 
 def append(k: Tensor, v: Tensor, rotation: Rotation, kv: Tensor, slots: Tensor) -> None:
     """Rotate ``k [N, K, D]`` and write k and v to ``slots [N]``; for rows that ask nothing."""
     _require(k.shape == v.shape and k.shape[0] == slots.shape[0], "k, v and slots disagree")
-    reference.write_rows(kv, slots, reference.rotate(k, rotation), v)
+    _backend(k).append(k, v, rotation, kv, slots)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate ``x [N, heads, D]``; angles and products in at least float32."""
     _require(x.shape[0] == rotation.positions.shape[0], "one position a row")
-    return reference.rotate(x, rotation)
-
-
-def window_attention(q: Tensor, kv: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
-    """Beacon attention of ``q [N, H, D]`` over the pages of ``kv [2, P, K, S, D]``.
-
-    ``softmax(scale q k^T + mask) v`` over [memory | window], the mask as in ``layout``
-    (arXiv 2401.03462, section 3.2). q and the stored keys are rotated.
-    """
-    _require(q.shape[0] == layout.rows, f"{q.shape[0]} query rows, layout for {layout.rows}")
-    _require(q.shape[1] % kv.shape[2] == 0, "query heads must be a multiple of kv heads")
-    result: Tensor = _backend(q).window_attention(q, kv, layout, scale)
+    result: Tensor = _backend(x).rotate(x, rotation)
     return result
 
 
-def evict_window(kv: Tensor, sources: Tensor, targets: Tensor, rotation: Rotation) -> None:
+def _check_attention(
+    q: Tensor, kv: Tensor, layout: AttentionLayout, out: Tensor | None, lse: Tensor | None
+) -> None:
+    _require(q.shape[0] == layout.rows, f"{q.shape[0]} query rows, layout for {layout.rows}")
+    _require(q.shape[1] % kv.shape[2] == 0, "query heads must be a multiple of kv heads")
+    _require(q.shape[2] == kv.shape[4], "head dim of q and kv disagree")
+    _require(out is None or out.shape == q.shape, "out must have the shape of q")
+    _require(lse is None or lse.shape == q.shape[:2], "lse must be [N, H]")
+
+
+def window_attention(
+    q: Tensor,
+    kv: Tensor,
+    layout: AttentionLayout,
+    scale: float,
+    *,
+    memory: MemoryPages | None = None,
+    out: Tensor | None = None,
+    lse: Tensor | None = None,
+) -> Tensor:
+    """Beacon attention of ``q [N, H, D]`` over the pages of ``kv [2, P, K, S, D]``.
+
+    ``softmax(scale q k^T + mask) v`` over [memory | window], the mask as in ``layout``
+    (arXiv 2401.03462, section 3.2). q and the stored keys are rotated. The memory lies in
+    ``memory`` where that is given, else in ``kv``. Returns ``out``, made where it is not given;
+    fills ``lse [N, H]``, float32, with the natural log of each row's sum of exponentials.
+    """
+    _check_attention(q, kv, layout, out, lse)
+    out = torch.empty_like(q) if out is None else out
+    _backend(q).window_attention(q, kv, layout, scale, memory, out, lse)
+    return out
+
+
+def paged_decode(
+    q: Tensor,
+    kv: Tensor,
+    layout: AttentionLayout,
+    scale: float,
+    *,
+    memory: MemoryPages | None = None,
+    out: Tensor | None = None,
+    lse: Tensor | None = None,
+) -> Tensor:
+    """``window_attention`` for sequences of a row or two: long memories, many readers.
+
+    Keys are split over the machine and merged by their log-sum-exp (Flash-Decoding); pages that
+    several readers share are read once for all of them (cascade attention).
+    """
+    _check_attention(q, kv, layout, out, lse)
+    out = torch.empty_like(q) if out is None else out
+    _backend(q).paged_decode(q, kv, layout, scale, memory, out, lse)
+    return out
+
+
+def attention(
+    q: Tensor,
+    kv: Tensor,
+    layout: AttentionLayout,
+    scale: float,
+    *,
+    memory: MemoryPages | None = None,
+) -> Tensor:
+    """A step of any mix: decode steps through ``paged_decode``, the rest ``window_attention``."""
+    out = torch.empty_like(q)
+    few, many = layout.divided(DECODE_ROWS)
+    if many.sequences:
+        window_attention(q, kv, many, scale, memory=memory, out=out)
+    if few.sequences:
+        paged_decode(q, kv, few, scale, memory=memory, out=out)
+    return out
+
+
+def evict_window(
+    kv: Tensor,
+    sources: Tensor,
+    targets: Tensor,
+    rotation: Rotation,
+    *,
+    memory: MemoryPages | None = None,
+) -> None:
     """Close windows: move surviving rows of ``kv [L, 2, P, K, S, D]`` to their memory slots.
 
     ``sources``, ``targets`` slots ``[n]``; ``rotation.positions [n]`` = new minus old position.
-    Keys turn once by that difference, values move as they are.
+    Keys turn once by that difference, values move as they are. Targets are slots of ``memory``,
+    all layers of it, where that is given: rows are rounded to 8 bits on the way.
     """
     _require(sources.shape == targets.shape == rotation.positions.shape, "one move a row")
-    reference.evict_window(kv, sources, targets, rotation)
+    _backend(kv).evict_window(kv, sources, targets, rotation, memory)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``weight * x / sqrt(mean(x^2) + eps)`` over the last axis (arXiv 1910.07467, eq. 4)."""
-    return reference.rms_norm(x, weight, eps)
+    result: Tensor = _backend(x).rms_norm(x, weight, eps)
+    return result
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``s = residual + x``; returns ``rms_norm(s)`` and ``s``, in one pass over memory."""
+    _require(x.shape == residual.shape, "x and residual disagree")
+    normed, total = _backend(x).add_rms_norm(x, residual, weight, eps)
+    return normed, total
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up`` (SwiGLU, arXiv 2002.05202)."""
     _require(gate.shape == up.shape, "gate and up disagree")
-    return reference.silu_mul(gate, up)
+    result: Tensor = _backend(gate).silu_mul(gate, up)
+    return result

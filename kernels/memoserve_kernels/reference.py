@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from memoserve_kernels.layout import AttentionLayout, Rotation, SequenceLayout
+from memoserve_kernels.layout import AttentionLayout, MemoryPages, Rotation, SequenceLayout
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -21,6 +21,9 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
 def write_rows(kv: Tensor, slots: Tensor, k: Tensor, v: Tensor) -> None:
     """Write rows ``k, v [N, K, D]`` to ``slots [N]`` of one layer's ``kv [2, P, K, S, D]``."""
+    kept = slots >= 0
+    if not bool(kept.all()):
+        slots, k, v = slots[kept], k[kept], v[kept]
     page, offset = slots // kv.shape[3], slots % kv.shape[3]
     kv[0, page, :, offset] = k
     kv[1, page, :, offset] = v
@@ -34,6 +37,11 @@ def rope_and_append(
     return rotate(q, rotation)
 
 
+def append(k: Tensor, v: Tensor, rotation: Rotation, kv: Tensor, slots: Tensor) -> None:
+    """Rotate and store k, store v."""
+    write_rows(kv, slots, rotate(k, rotation), v)
+
+
 def gather_rows(pages: Tensor, table: tuple[int, ...], rows: int) -> Tensor:
     """First ``rows`` rows of a table from ``pages [P, K, S, D]`` as ``[K, rows, D]``."""
     num_pages = -(-rows // pages.shape[2])
@@ -41,27 +49,45 @@ def gather_rows(pages: Tensor, table: tuple[int, ...], rows: int) -> Tensor:
     return picked.transpose(0, 1).flatten(1, 2)[:, :rows]
 
 
-def sequence_keys(kv: Tensor, sequence: SequenceLayout) -> tuple[Tensor, Tensor]:
-    """All keys and values of a sequence, memory first: two ``[K, rows, D]``."""
+def memory_keys(
+    kv: Tensor, sequence: SequenceLayout, memory: MemoryPages | None
+) -> tuple[Tensor, Tensor]:
+    """Keys and values of a sequence's memory, in the type of ``kv``: two ``[K, rows, D]``."""
+    pages, rows = sequence.memory_pages, sequence.memory_rows
+    if memory is None:
+        return gather_rows(kv[0], pages, rows), gather_rows(kv[1], pages, rows)
     keys, values = (
-        torch.cat(
-            [
-                gather_rows(part, sequence.memory_pages, sequence.memory_rows),
-                gather_rows(part, sequence.window_pages, sequence.window_rows),
-            ],
-            dim=1,
-        )
-        for part in (kv[0], kv[1])
+        gather_rows(memory.data[kind], pages, rows).to(kv.dtype)
+        * gather_rows(memory.scales[kind, ..., None], pages, rows).to(kv.dtype)
+        for kind in (0, 1)
     )
     return keys, values
 
 
-def window_attention(q: Tensor, kv: Tensor, layout: AttentionLayout, scale: float) -> Tensor:
+def sequence_keys(
+    kv: Tensor, sequence: SequenceLayout, memory: MemoryPages | None = None
+) -> tuple[Tensor, Tensor]:
+    """All keys and values of a sequence, memory first: two ``[K, rows, D]``."""
+    keys, values = (
+        torch.cat([past, gather_rows(part, sequence.window_pages, sequence.window_rows)], dim=1)
+        for past, part in zip(memory_keys(kv, sequence, memory), kv, strict=True)
+    )
+    return keys, values
+
+
+def window_attention(
+    q: Tensor,
+    kv: Tensor,
+    layout: AttentionLayout,
+    scale: float,
+    memory: MemoryPages | None,
+    out: Tensor,
+    lse: Tensor | None,
+) -> None:
     """``softmax(scale q k^T + mask) v`` for ``q [N, H, D]``, softmax in at least float32."""
-    out = torch.empty_like(q)
     for sequence in layout.sequences:
         rows = slice(sequence.first_row, sequence.last_row)
-        keys, values = sequence_keys(kv, sequence)
+        keys, values = sequence_keys(kv, sequence, memory)
         group = q.shape[1] // keys.shape[0]
         keys, values = (part.repeat_interleave(group, dim=0) for part in (keys, values))
         scores = (q[rows].transpose(0, 1) @ keys.transpose(1, 2)) * scale
@@ -69,10 +95,38 @@ def window_attention(q: Tensor, kv: Tensor, layout: AttentionLayout, scale: floa
         wide = torch.promote_types(torch.float32, q.dtype)
         weights = torch.softmax(scores, dim=-1, dtype=wide).to(q.dtype)
         out[rows] = (weights @ values).transpose(0, 1)
-    return out
+        if lse is not None:
+            lse[rows] = scores.to(wide).logsumexp(dim=-1).T
 
 
-def evict_window(kv: Tensor, sources: Tensor, targets: Tensor, rotation: Rotation) -> None:
+paged_decode = window_attention
+
+
+def quantise(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """``rows [..., D]`` in 8 bits with a scale each ``[...]``: the smallest power of two that fits.
+
+    A value is off by at most half a step: 1/127 of its row's largest in int8, 1/16 of itself in
+    float8_e4m3fn (and 2^-10 of the row's scale below its normal range).
+    """
+    limit = 127.0 if dtype == torch.int8 else 448.0
+    wide = rows.to(torch.promote_types(torch.float32, rows.dtype))
+    largest = wide.abs().amax(dim=-1)
+    exponent = torch.ceil(torch.log2(largest / limit))
+    scales = torch.where(largest > 0, torch.exp2(exponent), 1.0)
+    scaled = wide / scales[..., None]
+    # log2 may round: never past the largest value that the type holds.
+    over = scaled.abs().amax(dim=-1) > limit
+    scales = torch.where(over, scales * 2, scales)
+    # A row that is not finite stays so: nothing may take it for a memory.
+    scales = torch.where(largest.isfinite(), scales, torch.nan)
+    scaled = wide / scales[..., None]
+    data = scaled.round().to(dtype) if dtype == torch.int8 else scaled.to(dtype)
+    return data, scales.float()
+
+
+def evict_window(
+    kv: Tensor, sources: Tensor, targets: Tensor, rotation: Rotation, memory: MemoryPages | None
+) -> None:
     """Move rows of all layers ``kv [L, 2, P, K, S, D]`` from slots to slots, turning the keys.
 
     ``rotation.positions`` is target position minus the position the key was rotated for. No
@@ -80,12 +134,17 @@ def evict_window(kv: Tensor, sources: Tensor, targets: Tensor, rotation: Rotatio
     """
     size = kv.shape[4]
     source_page, source_offset = sources // size, sources % size
-    target_page, target_offset = targets // size, targets % size
     rows = kv[:, :, source_page, :, source_offset]  # advanced dims first: [n, L, 2, K, D]
     num, layers, _, heads, dim = rows.shape
     keys = rotate(rows[:, :, 0].reshape(num, layers * heads, dim), rotation)
-    kv[:, 0, target_page, :, target_offset] = keys.view(num, layers, heads, dim)
-    kv[:, 1, target_page, :, target_offset] = rows[:, :, 1]
+    moved = torch.stack([keys.view(num, layers, heads, dim), rows[:, :, 1]], dim=2)
+    if memory is None:
+        kv[:, :, targets // size, :, targets % size] = moved
+        return
+    size = memory.data.shape[4]
+    data, scales = quantise(moved, memory.data.dtype)
+    memory.data[:, :, targets // size, :, targets % size] = data
+    memory.scales[:, :, targets // size, :, targets % size] = scales
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -93,6 +152,12 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     wide = x.to(torch.promote_types(torch.float32, x.dtype))
     normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
     return weight * normed.to(x.dtype)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``rms_norm(residual + x)`` and the sum."""
+    total = residual + x
+    return rms_norm(total, weight, eps), total
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:

@@ -66,10 +66,10 @@ class PagedAttend:
         kv = self.cache.layer(layer)
         if layer < self.last_layer:
             turned = ops.rope_and_append(q, k, v, self.rotation, kv, self.slots)
-            return ops.window_attention(turned, kv, self.layout, self.scale)
+            return ops.attention(turned, kv, self.layout, self.scale)
         ops.append(k, v, self.rotation, kv, self.slots)
         turned = ops.rotate(q, self.output_rotation)
-        return ops.window_attention(turned, kv, self.output_layout, self.scale)
+        return ops.attention(turned, kv, self.output_layout, self.scale)
 
 
 class ModelRunner:
