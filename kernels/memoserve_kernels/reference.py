@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from memoserve_kernels.eight_bits import quantise
 from memoserve_kernels.layout import AttentionLayout, MemoryPages, Rotation, SequenceLayout
 
 
@@ -100,28 +101,6 @@ def window_attention(
 
 
 paged_decode = window_attention
-
-
-def quantise(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """``rows [..., D]`` in 8 bits with a scale each ``[...]``: the smallest power of two that fits.
-
-    A value is off by at most half a step: 1/127 of its row's largest in int8, 1/16 of itself in
-    float8_e4m3fn (and 2^-10 of the row's scale below its normal range).
-    """
-    limit = 127.0 if dtype == torch.int8 else 448.0
-    wide = rows.to(torch.promote_types(torch.float32, rows.dtype))
-    largest = wide.abs().amax(dim=-1)
-    exponent = torch.ceil(torch.log2(largest / limit))
-    scales = torch.where(largest > 0, torch.exp2(exponent), 1.0)
-    scaled = wide / scales[..., None]
-    # log2 may round: never past the largest value that the type holds.
-    over = scaled.abs().amax(dim=-1) > limit
-    scales = torch.where(over, scales * 2, scales)
-    # A row that is not finite stays so: nothing may take it for a memory.
-    scales = torch.where(largest.isfinite(), scales, torch.nan)
-    scaled = wide / scales[..., None]
-    data = scaled.round().to(dtype) if dtype == torch.int8 else scaled.to(dtype)
-    return data, scales.float()
 
 
 def evict_window(

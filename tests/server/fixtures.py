@@ -264,6 +264,7 @@ def make_driver(
     chunk_tokens: int = 0,
     step_tokens: int = 0,
     target_s: float = 0.0,
+    memory_dtype: str = "auto",
 ) -> Driver:
     """A driver of a fresh engine; steps are not cut unless ``target_s`` is given."""
     options = EngineOptions(
@@ -272,5 +273,6 @@ def make_driver(
         chunk_tokens=chunk_tokens,
         step_tokens=step_tokens,
         target_s=target_s,
+        memory_dtype=memory_dtype,
     )
     return Driver(build_engine(model, options, Metrics()))

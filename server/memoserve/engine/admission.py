@@ -51,8 +51,8 @@ class Admission:
         rows = win.open_rows(self.rules, schedule, after)
         if after.windows_closed != state.windows_closed:
             rows = win.full_rows(self.rules, schedule)
-        size = self.pool.page_size
-        return pages_of(after.memory_rows, size) + pages_of(rows, size)
+        memory_pages = pages_of(after.memory_rows, self.pool.memory_page_size)
+        return memory_pages + pages_of(rows, self.pool.page_size)
 
     def _tokens_ahead(self, sequence: Sequence) -> int:
         """Tokens to provide for: an open input counts as one window more."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
@@ -20,10 +21,15 @@ from memoserve.metrics import Metrics
 from memoserve.models.config import BeaconSettings
 from memoserve.models.loader import LoadedModel
 
+MEMORY_DTYPES: Final = {"auto": None, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
+
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Sizes of the engine. ``chunk_tokens`` 0 takes whole windows, ``step_tokens`` 0 likewise."""
+    """Sizes of the engine. ``chunk_tokens`` 0 takes whole windows, ``step_tokens`` 0 likewise.
+
+    ``memory_dtype`` int8 or fp8 keeps memory rows in 8 bits, auto as the model has them.
+    """
 
     pool_bytes: int = 1 << 30
     page_size: int = 16
@@ -32,6 +38,7 @@ class EngineOptions:
     step_tokens: int = 0
     target_s: float = 0.2
     device: str = "cpu"
+    memory_dtype: str = "auto"
 
     def __post_init__(self) -> None:
         for name in ("pool_bytes", "page_size"):
@@ -66,10 +73,11 @@ def check_default_ratio(rules: WindowRules, policy: RatioPolicy) -> None:
         check_ratio(rules, policy.default)
 
 
-def kv_shape(model: LoadedModel) -> KVShape:
+def kv_shape(model: LoadedModel, memory_dtype: str = "auto") -> KVShape:
     """What a row of this model costs."""
-    config = model.config
-    return KVShape(config.num_layers, config.num_kv_heads, config.head_dim, model.dtype)
+    config, eight_bits = model.config, MEMORY_DTYPES[memory_dtype]
+    heads, dim = config.num_kv_heads, config.head_dim
+    return KVShape(config.num_layers, heads, dim, model.dtype, eight_bits)
 
 
 def build_engine(model: LoadedModel, options: EngineOptions, metrics: Metrics) -> Engine:
@@ -77,10 +85,10 @@ def build_engine(model: LoadedModel, options: EngineOptions, metrics: Metrics) -
 
     Raises ResourceExhausted with the numbers where the pool cannot hold one window.
     """
-    rules, shape = rules_of(model.config.beacon), kv_shape(model)
-    num_pages = options.num_pages or options.pool_bytes // (shape.row_bytes * options.page_size)
-    _check_one_window(rules, policy_of(model), num_pages, options.page_size, shape.row_bytes)
-    pool = PagePool(num_pages, options.page_size)
+    rules, shape = rules_of(model.config.beacon), kv_shape(model, options.memory_dtype)
+    num_pages = options.num_pages or options.pool_bytes // shape.page_bytes(options.page_size)
+    _check_one_window(rules, policy_of(model), num_pages, options.page_size, shape)
+    pool = PagePool(num_pages, options.page_size, shape.memory_page_size(options.page_size))
     cache = KVCache(shape, num_pages, options.page_size, torch.device(options.device))
     chunk = options.chunk_tokens or rules.window
     limits = StepLimits(chunk, options.step_tokens or max(rules.window, chunk), options.target_s)
@@ -88,7 +96,7 @@ def build_engine(model: LoadedModel, options: EngineOptions, metrics: Metrics) -
 
 
 def _check_one_window(
-    rules: WindowRules, policy: RatioPolicy, num_pages: int, page_size: int, row_bytes: int
+    rules: WindowRules, policy: RatioPolicy, num_pages: int, page_size: int, shape: KVShape
 ) -> None:
     # The largest window a request may ask for: the default ratio, and ratio 0, which answers use.
     schedule = RatioSchedule(tuple({*policy.allowed(rules), 0}))
@@ -96,12 +104,13 @@ def _check_one_window(
         win.kept_rows(rules, RatioSchedule((ratio,)), win.WindowState())
         for ratio in schedule.ratios
     )
-    needed = pages_of(win.full_rows(rules, schedule), page_size) + pages_of(kept, page_size)
+    needed = pages_of(win.full_rows(rules, schedule), page_size)
+    needed += pages_of(kept, shape.memory_page_size(page_size))
     if num_pages < needed:
         raise ResourceExhausted(
             f"the page pool cannot hold one window: {needed} pages of {page_size} rows are "
-            f"needed, it has {num_pages}; one page takes {row_bytes * page_size} bytes",
+            f"needed, it has {num_pages}; one page takes {shape.page_bytes(page_size)} bytes",
             pages_needed=needed,
             pages_total=num_pages,
-            page_bytes=row_bytes * page_size,
+            page_bytes=shape.page_bytes(page_size),
         )

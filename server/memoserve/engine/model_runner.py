@@ -63,13 +63,13 @@ class PagedAttend:
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store k and v, attend with q; see ``models.batch.Attend``."""
-        kv = self.cache.layer(layer)
+        kv, memory = self.cache.layer(layer), self.cache.memory_layer(layer)
         if layer < self.last_layer:
             turned = ops.rope_and_append(q, k, v, self.rotation, kv, self.slots)
-            return ops.attention(turned, kv, self.layout, self.scale)
+            return ops.attention(turned, kv, self.layout, self.scale, memory=memory)
         ops.append(k, v, self.rotation, kv, self.slots)
         turned = ops.rotate(q, self.output_rotation)
-        return ops.attention(turned, kv, self.output_layout, self.scale)
+        return ops.attention(turned, kv, self.output_layout, self.scale, memory=memory)
 
 
 class ModelRunner:
@@ -131,7 +131,7 @@ class ModelRunner:
         plan = win.plan(self.rules, paged.schedule, paged.state, len(chunk.tokens))
         memory_rows = paged.memory.length
         self.cache.copy_pages(paged.window.extend(plan.rows))
-        self.cache.copy_pages(paged.memory.extend(len(plan.targets)))
+        self.cache.copy_memory_pages(paged.memory.extend(len(plan.targets)))
         return _Placed(chunk, plan, memory_rows, paged.window.length)
 
     def _tensor(self, parts: Items[Ints]) -> Tensor:
@@ -184,6 +184,7 @@ class ModelRunner:
             self._tensor([p.chunk.paged.memory.slots_of(p.plan.targets) for p in closing]),
             # The attention factor was applied when the key was first written.
             self._rotation(deltas, factor=1.0),
+            memory=self.cache.memory,
         )
 
 

@@ -29,6 +29,7 @@ class EngineWorker:
     def __init__(self, engine: Engine) -> None:
         self.rules = engine.rules
         self.page_size = engine.pool.page_size
+        self.memory_page_size = engine.pool.memory_page_size
         self.num_pages = engine.pool.num_pages
         self._engine = engine
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

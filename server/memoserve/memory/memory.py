@@ -29,7 +29,8 @@ class PagedState:
     @staticmethod
     def fresh(pool: PagePool, schedule: RatioSchedule) -> PagedState:
         """The state before the first token."""
-        return PagedState(schedule, WindowState(), PageTable(pool), PageTable(pool))
+        memory = PageTable(pool, pool.memory_page_size)
+        return PagedState(schedule, WindowState(), memory, PageTable(pool))
 
     def fork(self) -> PagedState:
         """A second reader; nothing is copied."""
@@ -83,11 +84,11 @@ def to_host(cache: KVCache, paged: PagedState, first_row: int = 0) -> HostState:
     """Copy rows from the device; memory rows before ``first_row`` are left out."""
     device = cache.data.device
 
-    def read(table: PageTable, start: int) -> Tensor:
-        slots = torch.from_numpy(table.slots(start, table.length)).to(device)
-        return cache.read(slots).cpu()
+    def slots(table: PageTable, start: int) -> Tensor:
+        return torch.from_numpy(table.slots(start, table.length)).to(device)
 
-    memory, window = read(paged.memory, first_row), read(paged.window, 0)
+    memory = cache.read_memory(slots(paged.memory, first_row)).cpu()
+    window = cache.read(slots(paged.window, 0)).cpu()
     return HostState(paged.schedule, paged.state, first_row, memory, window)
 
 
@@ -95,12 +96,17 @@ def from_host(cache: KVCache, pool: PagePool, host: HostState) -> PagedState:
     """Copy a whole state back into fresh pages; raises OutOfPages and takes none."""
     if host.first_row != 0:
         raise ValueError("a state is restored from its first row on")
-    paged = PagedState(host.schedule, host.state, PageTable(pool), PageTable(pool))
+    paged = PagedState.fresh(pool, host.schedule)
+    paged.state = host.state
+    parts = (
+        (paged.memory, host.memory_rows, cache.write_memory),
+        (paged.window, host.window_rows, cache.write),
+    )
     try:
-        for table, rows in zip(paged.tables, (host.memory_rows, host.window_rows), strict=True):
+        for table, rows, write in parts:
             table.extend(rows.shape[0])
             slots = torch.from_numpy(table.slots(0, table.length)).to(cache.data.device)
-            cache.write(slots, rows.to(cache.data))
+            write(slots, rows.to(cache.data))
     except BaseException:
         paged.release()
         raise
@@ -118,11 +124,10 @@ def worst_case_pages(rules: WindowRules, paged: PagedState, tokens: int) -> int:
     Memory growth, plus one window at its fullest beyond the window pages that are already this
     reader's own, plus the copies of shared tail pages.
     """
-    size = paged.memory.pool.page_size
     after = win.advance(rules, paged.schedule, paged.state, tokens)
     growth = paged.memory.pages_to_extend(after.memory_rows - paged.memory.length)
     if after.windows_closed == paged.state.windows_closed:
         rows = win.open_rows(rules, paged.schedule, after)
         return growth + paged.window.pages_to_extend(rows - paged.window.length)
-    full = pages_of(win.full_rows(rules, paged.schedule), size)
+    full = pages_of(win.full_rows(rules, paged.schedule), paged.window.page_size)
     return growth + max(full - paged.window.num_exclusive, 0)

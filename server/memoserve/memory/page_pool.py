@@ -20,13 +20,18 @@ class IntegrityError(AssertionError):
 
 
 class PagePool:
-    """Reference counts of ``num_pages`` pages of ``page_size`` slots each."""
+    """Reference counts of ``num_pages`` pages of ``page_size`` slots each.
 
-    def __init__(self, num_pages: int, page_size: int) -> None:
+    A page that holds memory rows has ``memory_page_size`` slots: more, where those are kept in
+    fewer bits. Which of the two a page holds is the business of the table that took it.
+    """
+
+    def __init__(self, num_pages: int, page_size: int, memory_page_size: int = 0) -> None:
         if num_pages < 1 or page_size < 1:
             raise ValueError(f"a pool needs pages: {num_pages} of {page_size} slots")
         self.num_pages = num_pages
         self.page_size = page_size
+        self.memory_page_size = memory_page_size or page_size
         # Handed out from the end: a fresh pool gives ascending, hence contiguous, pages.
         self._free = list(range(num_pages - 1, -1, -1))
         self._references = [0] * num_pages

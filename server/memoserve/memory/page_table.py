@@ -26,16 +26,17 @@ class PageCopy:
 
 
 class PageTable:
-    """``length`` rows in pages of a pool. Not shared between threads."""
+    """``length`` rows in pages of a pool, ``page_size`` a page. Not shared between threads."""
 
-    def __init__(self, pool: PagePool) -> None:
+    def __init__(self, pool: PagePool, page_size: int = 0) -> None:
         self.pool = pool
+        self.page_size = page_size or pool.page_size
         self.pages: list[int] = []
         self.length = 0
 
     def fork(self) -> PageTable:
         """A second reader of the same rows; nothing is copied."""
-        twin = PageTable(self.pool)
+        twin = PageTable(self.pool, self.page_size)
         self.pool.retain(self.pages)
         twin.pages = list(self.pages)
         twin.length = self.length
@@ -44,7 +45,7 @@ class PageTable:
     @property
     def wasted_slots(self) -> int:
         """Slots of the pages that hold no row."""
-        return len(self.pages) * self.pool.page_size - self.length
+        return len(self.pages) * self.page_size - self.length
 
     @property
     def num_exclusive(self) -> int:
@@ -52,14 +53,14 @@ class PageTable:
         return sum(self.pool.references(page) == 1 for page in self.pages)
 
     def _tail_is_shared(self) -> bool:
-        partly = self.length % self.pool.page_size != 0
+        partly = self.length % self.page_size != 0
         return partly and self.pool.references(self.pages[-1]) > 1
 
     def pages_to_extend(self, rows: int) -> int:
         """Pages that ``extend(rows)`` takes from the pool, the copy of a shared tail included."""
         if rows == 0:
             return 0
-        size = self.pool.page_size
+        size = self.page_size
         return -(-(self.length + rows) // size) - len(self.pages) + self._tail_is_shared()
 
     def extend(self, rows: int) -> list[PageCopy]:
@@ -67,7 +68,7 @@ class PageTable:
         fresh = self.pool.allocate(self.pages_to_extend(rows))
         copies = []
         if rows and self._tail_is_shared():
-            copies.append(PageCopy(self.pages[-1], fresh[0], self.length % self.pool.page_size))
+            copies.append(PageCopy(self.pages[-1], fresh[0], self.length % self.page_size))
             self.pool.release([self.pages.pop()])
         self.pages += fresh
         self.length += rows
@@ -82,7 +83,7 @@ class PageTable:
         """Slots of the given rows."""
         if len(rows) == 0:
             return rows
-        size = self.pool.page_size
+        size = self.page_size
         pages = np.asarray(self.pages, dtype=np.int64)
         slots: Ints = pages[rows // size] * size + rows % size
         return slots
@@ -91,7 +92,7 @@ class PageTable:
         """Forget all rows from ``rows`` on and give their pages back."""
         if not 0 <= rows <= self.length:
             raise ValueError(f"cannot cut {self.length} rows to {rows}")
-        keep = -(-rows // self.pool.page_size)
+        keep = -(-rows // self.page_size)
         self.pool.release(self.pages[keep:])
         del self.pages[keep:]
         self.length = rows

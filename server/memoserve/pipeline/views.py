@@ -85,9 +85,10 @@ class Views:
         return settle(runtime.worker.rules, runtime.policy, requested=ratio_of(details)).ratios
 
     def _stats(self, contents: Contents, stored_bytes: int) -> MemoryStats:
-        size = self._runtime.worker.page_size
-        pages = [pages_of(n, size) for n in (contents.state.memory_rows, contents.window_rows)]
-        rows = contents.state.memory_rows + contents.window_rows
+        worker = self._runtime.worker
+        memory_pages = pages_of(contents.state.memory_rows, worker.memory_page_size)
+        window_pages = pages_of(contents.window_rows, worker.page_size)
+        slots = memory_pages * worker.memory_page_size + window_pages * worker.page_size
         positions = self._runtime.model.rope.max_positions
         limits = [capacity(self._runtime.worker.rules, positions, r) for r in contents.ratios]
         return MemoryStats(
@@ -95,8 +96,8 @@ class Views:
             memory_rows=contents.state.memory_rows,
             window_rows=contents.window_rows,
             windows_closed=contents.state.windows_closed,
-            pages=sum(pages),
-            wasted_slots=sum(pages) * size - rows,
+            pages=memory_pages + window_pages,
+            wasted_slots=slots - contents.state.memory_rows - contents.window_rows,
             kv_bytes=contents.kv_bytes,
             full_kv_bytes=contents.full_kv_bytes,
             stored_bytes=stored_bytes,
