@@ -81,7 +81,7 @@ def test_retries_name_methods_of_the_contract_that_change_nothing() -> None:
     for name in config["name"]:
         assert name["method"] in services[name["service"]]
         assert name["method"].startswith(("Get", "List"))
-    assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert config["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE", "CANCELLED"]
 
 
 @pytest.fixture(scope="module")

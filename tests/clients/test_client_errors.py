@@ -144,6 +144,31 @@ async def test_nobody_answers(kind: str) -> None:
                 await caller.call("wait_ready", 0.3)
 
 
+async def test_a_cancel_that_nobody_asked_for_is_a_server_gone(
+    server: FakeServer, caller: Caller
+) -> None:
+    """What a call hears that meets gRPC's own shutdown of a server."""
+    server.state.failure = Failure(grpc.StatusCode.CANCELLED, "CANCELLED")
+    with pytest.raises(errors.Unavailable, match="the server stopped"):
+        await caller.call("delete", "book")
+    with pytest.raises(errors.Unavailable, match="the server stopped"):
+        await caller.collect("generate", "book", "q")
+    server.state.failure = Failure(grpc.StatusCode.CANCELLED, "CANCELLED", times=2)
+    server.state.failures_sent = 0
+    assert (await caller.call("get", "book")).version == 2
+
+
+async def test_closing_a_client_cancels_its_calls(server: FakeServer) -> None:
+    server.state.hang = True
+    client = mc.Client(server.target)
+    asking = asyncio.create_task(asyncio.to_thread(client.get, "book"))
+    while not server.state.requests:
+        await asyncio.sleep(0.01)
+    client.close()
+    with pytest.raises(errors.Cancelled):
+        await asking
+
+
 async def test_timeouts(server: FakeServer, caller: Caller) -> None:
     server.state.hang = True
     server.state.replies = memorize_replies()[:-1]

@@ -104,6 +104,8 @@ def service_config() -> dict[str, object]:
         "initialBackoff": "0.1s",
         "maxBackoff": "2s",
         "backoffMultiplier": 2,
-        "retryableStatusCodes": ["UNAVAILABLE"],
+        # CANCELLED is what gRPC tells calls that meet a server's shutdown. A caller's own cancel
+        # ends the retries too.
+        "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
     }
     return {"methodConfig": [{"name": names, "retryPolicy": policy}]}

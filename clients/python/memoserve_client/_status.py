@@ -15,6 +15,8 @@ from google.rpc import status_pb2
 from memoserve_client import errors
 
 STATUS_DETAILS = "grpc-status-details-bin"
+# What gRPC says to calls that still ran when this side closed the channel.
+CLOSED_HERE = "Channel closed!"
 
 BY_STATUS: dict[str, type[errors.MemoserveError]] = {
     cls.status: cls
@@ -39,13 +41,19 @@ BY_STATUS: dict[str, type[errors.MemoserveError]] = {
 
 
 def translated(error: grpc.RpcError) -> errors.MemoserveError:
-    """The error of this package that tells the same."""
+    """The error of this package that tells the same.
+
+    A CANCELLED that neither this side nor the server's code gave is gRPC's word for a call that
+    met the server's shutdown (grpc/grpc#41785); nobody cancelled it: it is Unavailable.
+    """
     status = error.code().name
     # Pairs of key and value, whichever side of gRPC made them.
     trailing = cast("Iterable[tuple[str, str | bytes]]", error.trailing_metadata() or ())
     packed = next((value for key, value in trailing if key == STATUS_DETAILS), b"")
     # ``value`` is bytes for every key that ends in "-bin".
     details = unpack(packed if isinstance(packed, bytes) else b"")
+    if status == errors.Cancelled.status and not packed and error.details() != CLOSED_HERE:
+        return errors.Unavailable("the server stopped before it answered", details)
     return BY_STATUS.get(status, errors.Unknown)(error.details() or status, details)
 
 

@@ -188,7 +188,7 @@ class Unimplemented(MemoserveError):
 
 
 class Unavailable(MemoserveError):
-    """Nobody answers at the target, or the server loads or drains."""
+    """Nobody answers at the target, or the server loads, drains or stopped."""
 
     status = "UNAVAILABLE"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 
@@ -40,6 +41,12 @@ SERVICES = tuple(
 STANDARD_CALLS = 64
 # Clients may ping this often before they are told to calm down.
 MIN_CLIENT_PING_MS = 10_000
+# A caller whose last call has just ended asks on at once, and gRPC answers CANCELLED to every call
+# that arrives between the beginning of its shutdown and the client's hearing of it
+# (grpc/grpc#41785). For so long such calls are still told DRAINING.
+SETTLE_S = 0.5
+# Then what is being refused may end. Open health watches last as long as this.
+FLUSH_S = 0.25
 
 logger = logging.getLogger(__name__)
 
@@ -77,11 +84,18 @@ class RpcServer:
         return await self._gate.wait_idle(grace_s)
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Drain, then cancel what is left and give the port back."""
-        if not await self.drain(grace_s):
+        """Drain, then cancel what is left and give the port back.
+
+        Callers whose calls ended meanwhile are told where they stand for ``SETTLE_S`` seconds more.
+        """
+        busy = self._gate.open_calls > 0
+        drained = await self.drain(grace_s)
+        if not drained:
             logger.warning("%d calls are cancelled by the stop", self._gate.open_calls)
+        elif busy:
+            await asyncio.sleep(SETTLE_S)
         await self._health.stop()
-        await self._server.stop(None)
+        await self._server.stop(FLUSH_S if drained else None)
 
     async def wait(self) -> None:
         """Return when the server has stopped."""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import shutil
 import subprocess
 from pathlib import Path
@@ -167,39 +166,6 @@ async def test_more_calls_than_allowed_are_told_when_to_come_back(
     assert (await server_stub(channel).GetServerInfo(INFO)).info.version == "1.2.3"
     for call in held:
         call.cancel()
-
-
-async def test_drain_lets_calls_finish_and_new_ones_go_elsewhere(
-    server: RpcServer, channel: grpc.aio.Channel, pipeline: FakePipeline
-) -> None:
-    pipeline.events = (Token("x"),)
-    pipeline.hang = True
-    call = query_stub(channel).Recall(RECALL)
-    await call.read()
-    assert await server.drain(0.05) is False
-    assert await health_of(channel, "") == NOT_SERVING
-    await asyncio.sleep(0.05)
-    assert await health_of(channel, SERVICES[0]) == NOT_SERVING
-    error = await failure_of(query_stub(channel).Recall(RECALL))
-    assert error.code() is grpc.StatusCode.UNAVAILABLE
-    assert details_of(error)["ErrorInfo"].reason == "DRAINING"
-    assert not pipeline.closed.is_set()
-    call.cancel()
-    assert await server.drain(5) is True
-
-
-async def test_stop_cancels_what_outlasts_the_grace(
-    server: RpcServer, channel: grpc.aio.Channel, pipeline: FakePipeline
-) -> None:
-    pipeline.events = (Token("x"),)
-    pipeline.hang = True
-    call = query_stub(channel).Recall(RECALL)
-    await call.read()
-    waiter = asyncio.create_task(server.wait())
-    await server.stop(0.05)
-    await asyncio.wait_for(pipeline.closed.wait(), 2)
-    await asyncio.wait_for(waiter, 2)
-    assert await call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 def make_certificate(folder: Path) -> TlsFiles:
