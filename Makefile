@@ -13,7 +13,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 # PYTHON=...       the Python that .venv is built with; found by tools/find_python.sh otherwise
 # TORCH_INDEX=...  a package index to take PyTorch from (its CPU wheels, say)
 # TEXT=, Q=        the text and the question of `make demo`
-# ARGS=            more arguments for pytest
+# ARGS=            more arguments for pytest; for `make aot`, these instead of --check
 PYTHON ?=
 TORCH_INDEX ?=
 TEXT ?=
@@ -57,8 +57,12 @@ $(SERVER_STAMP): constraints.txt setup.py requirements-embedder.txt
 	$(PIP) install --no-deps --require-hashes --requirement requirements-embedder.txt
 	@touch $@
 
-$(DEV_STAMP): $(SERVER_STAMP)
+# The Triton that PyTorch's CUDA build brings stays; where there is none, the tests get theirs.
+$(DEV_STAMP): $(SERVER_STAMP) constraints-kernels.txt
 	$(PIP) install --constraint constraints.txt --no-build-isolation --editable '.[server,dev]'
+	@if [ "$$(uname -sm)" = 'Linux x86_64' ] && ! $(PY) -c 'import triton' 2>/dev/null; then \
+	    $(PIP) install --constraint constraints-kernels.txt triton; \
+	fi
 	@touch $@
 
 # --- work
@@ -86,6 +90,10 @@ lint: $(DEV_STAMP) ## ruff, mypy --strict, the floors, buf lint, generated files
 .PHONY: test
 test: $(DEV_STAMP) ## the tests: no GPU, no network, under 15 minutes on two cores
 	$(TEST_ENV) $(PY) -m pytest -m 'not slow' --session-timeout=$(TEST_SECONDS) $(ARGS)
+
+.PHONY: aot
+aot: $(DEV_STAMP) ## compile the GPU kernels without a GPU: limits, and the committed table
+	$(PY) -m tools.aot $(or $(ARGS),--check)
 
 .PHONY: soak
 soak: $(DEV_STAMP) ## the same laws with many more draws, and the slow tests

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import memoserve_client
 
 ROOT = Path(__file__).parent.parent
+X86 = platform.machine() == "x86_64"
 
 
 def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -71,6 +74,7 @@ def test_downloads_are_told_with_sizes_and_place() -> None:
     assert "PyTorch" in said
     assert "MiniLM" in said
     assert said.count("MB") >= 3
+    assert ("Triton, 190 MB" in said) == (platform.system() == "Linux" and X86)
 
 
 def test_torch_index_is_told() -> None:
@@ -79,6 +83,48 @@ def test_torch_index_is_told() -> None:
     ).stdout
     assert "https://wheels.example/cpu" in said
     assert "CUDA libraries" not in said
+
+
+@pytest.mark.parametrize(
+    ("machine", "found", "installed"),
+    [
+        ("Linux x86_64", False, True),
+        ("Linux x86_64", True, False),
+        ("Linux aarch64", False, False),
+        ("Darwin arm64", False, False),
+    ],
+)
+def test_triton_is_installed_where_there_is_none(
+    machine: str, found: bool, installed: bool, tmp_path: Path
+) -> None:
+    _script(tmp_path / "uname", f"echo {machine}")
+    looks = f'if [ "$*" = "-c import triton" ]; then exit {0 if found else 1}; fi'
+    probe = _script(tmp_path / "python", f'{looks}\necho "$@"')
+    make = ["make", "-s", "-o", ".venv/.stamp-server", f"DEV_STAMP={tmp_path}/stamp"]
+    done = _run(*make, f"PATH={tmp_path}:{os.environ['PATH']}", f"PY={probe}", "install")
+    assert done.returncode == 0, done.stderr
+    commands = [line for line in done.stdout.splitlines() if "constraints-kernels.txt" in line]
+    asked = "-m pip --disable-pip-version-check install --constraint constraints-kernels.txt triton"
+    assert commands == ([asked] if installed else [])
+    assert (tmp_path / "stamp").exists()
+
+
+def test_demo_waits_for_no_triton() -> None:
+    plan = _run("make", "-n", "-B", "demo").stdout
+    assert "constraints.txt" in plan
+    assert "constraints-kernels.txt" not in plan
+
+
+def test_aot_checks_unless_told_otherwise() -> None:
+    make = ["make", "-n", "-o", ".venv/.stamp-dev", "PY=python"]
+    assert _run(*make, "aot").stdout.strip() == "python -m tools.aot --check"
+    assert _run(*make, "aot", "ARGS=--write").stdout.strip() == "python -m tools.aot --write"
+
+
+def test_ci_compiles_the_kernels() -> None:
+    lines = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    verbs = [line for line in lines if line.startswith("make ") and "--" not in line]
+    assert verbs == ["make install", "make lint", "make aot", "make proto", "make test"]
 
 
 def test_question_reaches_the_demo_unexpanded(tmp_path: Path) -> None:

@@ -71,10 +71,10 @@ def _names(requirements: list[Requirement]) -> set[str]:
     return {canonicalize_name(requirement.name) for requirement in requirements}
 
 
-def _pins() -> dict[str, str]:
-    """``constraints.txt`` as {name: version}; any other form of line fails."""
+def _pins(file: str = "constraints.txt") -> dict[str, str]:
+    """A file of constraints as {name: version}; any other form of line fails."""
     pins = {}
-    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+    for line in (ROOT / file).read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
             continue
         found = re.fullmatch(r"([a-z0-9-]+)==([0-9][0-9a-z.]*)", line)
@@ -106,6 +106,8 @@ def _distributions(imported: str) -> set[str]:
         return {"protobuf"}
     if imported.startswith("google.rpc"):
         return {"googleapis-common-protos"}
+    if _top(imported) == "triton":  # installed where there is one for the machine
+        return {"triton"}
     return {canonicalize_name(name) for name in _providers().get(_top(imported), [])}
 
 
@@ -186,9 +188,13 @@ def test_every_requirement_is_pinned_within_its_range(extra: str, metadata: Mess
         assert requirement.specifier.contains(pins[name]), f"{requirement} refuses {pins[name]}"
 
 
-def test_triton_is_not_pinned() -> None:
+def test_triton_is_pinned_apart(metadata: Message) -> None:
     # A CUDA build of torch asks for one exact Triton: another pin could not be installed beside it.
     assert "triton" not in _pins()
+    pins = _pins("constraints-kernels.txt")
+    assert pins.keys() == {"triton"}
+    (gpu,) = _requirements(metadata, "gpu")
+    assert gpu.specifier.contains(pins["triton"])
 
 
 def test_ranges_begin_where_the_stubs_begin_to_work(metadata: Message) -> None:

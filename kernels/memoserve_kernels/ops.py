@@ -1,13 +1,15 @@
 """The doors: one function an op, shapes checked, the backend chosen by device.
 
-``MEMOSERVE_BACKEND`` = ``reference``, ``cpu`` or ``triton`` overrides the choice for the whole
-process; ``triton`` on a CPU runs in Triton's interpreter and wants ``TRITON_INTERPRET=1``.
+``MEMOSERVE_BACKEND`` = ``reference``, ``cpu``, ``triton`` or ``flash`` overrides the choice for
+the whole process; ``triton`` on a CPU runs in Triton's interpreter and wants
+``TRITON_INTERPRET=1``; ``flash`` is ``triton`` with flash-attn for prompts, where it is installed.
 Shapes: N query rows, H query heads, K kv heads, D head dim, L layers, P pages of S slots.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 from types import ModuleType
 from typing import Final
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from memoserve_kernels.layout import AttentionLayout, MemoryPages, Rotation
 
-BACKENDS: Final = ("reference", "cpu", "triton")
+BACKENDS: Final = ("reference", "cpu", "triton", "flash")
 _CPU_TYPES: Final = (torch.float32, torch.bfloat16)
 _TRITON_TYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 # A sequence with more query rows than this is a prompt or a window; with fewer, a decode step.
@@ -25,11 +27,13 @@ DECODE_ROWS: Final = 2
 
 
 def backend_name(device: torch.device, dtype: torch.dtype) -> str:
-    """Backend used on a device for a type; raises ValueError for an unknown override."""
+    """Backend used on a device for a type; ValueError for an override that is not to be had."""
     forced = os.environ.get("MEMOSERVE_BACKEND", "")
     if forced and forced not in BACKENDS:
         raise ValueError(f"MEMOSERVE_BACKEND={forced!r}; known: {', '.join(BACKENDS)}")
-    if forced == "triton" and dtype not in _TRITON_TYPES:
+    if forced == "flash" and importlib.util.find_spec("flash_attn") is None:
+        raise ValueError("MEMOSERVE_BACKEND='flash' wants the package flash-attn: not installed")
+    if forced in ("triton", "flash") and dtype not in _TRITON_TYPES:
         return "reference"  # float64: what the laws run in
     if forced:
         return forced

@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2 as rpc
 
 import memoserve_client as mc
 from memoserve import errors as server_errors
-from memoserve.engine.engine import SequenceFault
+from memoserve.engine.faults import SequenceFault
 from memoserve_client import errors
 from memoserve_client._status import BY_STATUS, translated
 from tests.clients.caller import Caller

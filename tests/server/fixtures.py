@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from memoserve.engine.build import EngineOptions, build_engine
+from memoserve.engine.device import Device
 from memoserve.engine.engine import Engine
 from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.sequence import (
@@ -265,6 +266,8 @@ def make_driver(
     step_tokens: int = 0,
     target_s: float = 0.0,
     memory_dtype: str = "auto",
+    copy_bytes: int = 1 << 26,
+    device: Device | None = None,
 ) -> Driver:
     """A driver of a fresh engine; steps are not cut unless ``target_s`` is given."""
     options = EngineOptions(
@@ -274,5 +277,6 @@ def make_driver(
         step_tokens=step_tokens,
         target_s=target_s,
         memory_dtype=memory_dtype,
+        copy_bytes=copy_bytes,
     )
-    return Driver(build_engine(model, options, Metrics()))
+    return Driver(build_engine(model, options, Metrics(), device))

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from memoserve.engine.model_runner import Chunk, ModelRunner
+from memoserve.engine.model_runner import ModelRunner
+from memoserve.engine.placed import Chunk
 from memoserve.engine.sequence import Logits
 from memoserve.errors import InvalidArgument
 from memoserve.memory import window as win

@@ -24,7 +24,14 @@ from memoserve.generators.engine import EngineGenerator
 from memoserve.generators.quote import QuoteGenerator
 from memoserve.memory.store import Store
 from memoserve.metrics import Metrics
-from memoserve.models.loader import LoadedModel, load_model, resolve_directory
+from memoserve.models.loader import (
+    FP8_CAPABILITY,
+    OLDEST_CAPABILITY,
+    LoadedModel,
+    load_model,
+    resolve_directory,
+    usable_device,
+)
 from memoserve.models.tokenizer import TextTokenizer
 from memoserve.pipeline.clues import ClueRules
 from memoserve.pipeline.residents import Residents
@@ -66,10 +73,12 @@ def assemble(config: ServerConfig) -> Assembled:
     """Load everything a configuration names; the engine's thread runs on return.
 
     Raises InvalidArgument naming the option, ResourceExhausted for a pool too small for one
-    window, FailedPrecondition for a store or an embedder that cannot be used.
+    window or a device too small for the weights, FailedPrecondition for a device, a store or an
+    embedder that cannot be used.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    _device_of(config)  # before a model is fetched for it
     directory = resolve_directory(config.model)
     model = load_named(config, directory)
     tokenizer = TextTokenizer.from_directory(directory)
@@ -82,11 +91,20 @@ def assemble(config: ServerConfig) -> Assembled:
 def load_named(config: ServerConfig, directory: Path) -> LoadedModel:
     """The model in ``directory``, called by its Hub name where it was asked for by that.
 
-    Raises InvalidArgument as ``load_model``.
+    Raises as ``load_model``, and FailedPrecondition where the device is not there.
     """
-    model = load_model(str(directory), dtype=None if config.dtype == "auto" else config.dtype)
+    model = load_model(
+        str(directory),
+        dtype=None if config.dtype == "auto" else config.dtype,
+        device=_device_of(config),
+    )
     local = Path(config.model).expanduser().is_dir()
     return replace(model, name=directory.resolve().name if local else config.model)
+
+
+def _device_of(config: ServerConfig) -> torch.device:
+    oldest = FP8_CAPABILITY if config.memory_dtype == "fp8" else OLDEST_CAPABILITY
+    return usable_device(config.device, oldest)
 
 
 def put_together(config: ServerConfig, parts: Parts, limits: Limits | None = None) -> Assembled:
@@ -152,6 +170,7 @@ def _engine_options(config: ServerConfig) -> EngineOptions:
         num_pages=config.num_pages,
         target_s=config.step_target_s,
         device=config.device,
+        memory_dtype=config.memory_dtype,
     )
 
 

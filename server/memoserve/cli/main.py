@@ -58,8 +58,17 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     p = commands.add_parser("serve", help="run a server")
     p.add_argument("--data-dir", type=Path, default=DEFAULT_DATA, help="where memories are kept")
     p.add_argument("--model", default=None, help="directory or Hub name (default: the tiny one)")
-    p.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
-    p.add_argument("--device", default="cpu", help="where the model runs")
+    p.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda or cuda:N")
+    p.add_argument(
+        "--dtype",
+        default="auto",
+        help="float32, bfloat16, or auto: the checkpoint's on a CPU, bfloat16 on a GPU",
+    )
+    p.add_argument(
+        "--memory-dtype",
+        default="auto",
+        help="int8 or fp8 keeps compressed rows in 8 bits; auto as the model computes them",
+    )
     p.add_argument("--host", default="127.0.0.1", help="address to listen on")
     p.add_argument("--port", type=int, default=50051, help="0 takes a free one")
     p.add_argument("--insecure", action="store_true", help="allow other hosts without TLS")
@@ -68,8 +77,15 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     p.add_argument("--tls-client-ca", type=Path, default=None, help="clients must be signed by it")
     p.add_argument("--metrics-host", default="127.0.0.1", help="address of the metrics endpoint")
     p.add_argument("--metrics-port", type=int, default=None, help="Prometheus port, 0 a free one")
-    p.add_argument("--pool-mib", type=int, default=1024, help="memory for KV pages, in MiB")
-    p.add_argument("--page-size", type=int, default=16, help="rows of a KV page")
+    p.add_argument(
+        "--pool-mib",
+        type=int,
+        default=0,
+        help="memory for KV pages, in MiB; 0: 1024 on a CPU, what a step leaves free on a GPU",
+    )
+    p.add_argument(
+        "--page-size", type=int, default=0, help="rows of a KV page; 0: 16 on a CPU, 64 on a GPU"
+    )
     p.add_argument("--ratio", type=int, default=4, help="ratio where nobody settles one")
     p.add_argument("--generator", default="quote", help="quote or memory-model")
     p.add_argument("--keep-versions", type=int, default=2, help="versions kept of each memory")
@@ -86,6 +102,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             data_dir=arguments.data_dir.expanduser(),
             model=arguments.model or str(EMBEDDED_MODEL),
             dtype=arguments.dtype,
+            memory_dtype=arguments.memory_dtype,
             device=arguments.device,
             host=arguments.host,
             port=arguments.port,

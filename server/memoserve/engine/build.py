@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
 
+from memoserve.engine.device import Device, DeviceOptions, make_device
 from memoserve.engine.engine import Engine
+from memoserve.engine.faults import is_shortage
 from memoserve.engine.model_runner import ModelRunner
-from memoserve.engine.scheduler import StepLimits
+from memoserve.engine.pool_size import (
+    StepSizes,
+    check_pages_fit,
+    pages_that_fit,
+    step_reserve,
+)
+from memoserve.engine.sampler import WIDE_ROWS
+from memoserve.engine.scheduler import LEAST_PROGRESS, StepLimits
 from memoserve.errors import InvalidArgument, ResourceExhausted
 from memoserve.memory import window as win
 from memoserve.memory.kv_cache import KVCache, KVShape
@@ -24,29 +34,61 @@ from memoserve.models.loader import LoadedModel
 MEMORY_DTYPES: Final = {"auto": None, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 
+log = logging.getLogger(__name__)
+
+CPU_POOL_BYTES: Final = 1 << 30
+CPU_PAGE_SIZE: Final = 16
+GPU_PAGE_SIZE: Final = 64
+CPU_TARGET_S: Final = 0.2
+GPU_TARGET_S: Final = 0.02
+COPY_BYTES: Final = 64 << 20
+PLANNED_DECODES: Final = 256
+"""Sequences that a step of a GPU is sized for to decode at once; more of them is no error."""
+SPLITS: Final = 64
+"""Partial results of a decoding row, on average; a plan has a few, that of a lone row most."""
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """Sizes of the engine. ``chunk_tokens`` 0 takes whole windows, ``step_tokens`` 0 likewise.
 
-    ``memory_dtype`` int8 or fp8 keeps memory rows in 8 bits, auto as the model has them.
+    ``pool_bytes`` 0 is 1 GiB on a CPU, what a step leaves free on a GPU (``pool_size``);
+    ``num_pages`` overrides both. ``page_size`` 0 is 16 rows on a CPU, 64 on a GPU; ``target_s``
+    None 0.2 and 0.02 seconds. ``memory_dtype`` int8 or fp8 keeps memory rows in 8 bits, auto as the
+    model has them. Of memories that come to the device or leave it, a step moves ``copy_bytes``,
+    and as many of those that are read out.
     """
 
-    pool_bytes: int = 1 << 30
-    page_size: int = 16
+    pool_bytes: int = 0
+    page_size: int = 0
     num_pages: int = 0
     chunk_tokens: int = 0
     step_tokens: int = 0
-    target_s: float = 0.2
+    target_s: float | None = None
     device: str = "cpu"
     memory_dtype: str = "auto"
+    copy_bytes: int = COPY_BYTES
+    features: DeviceOptions = field(default_factory=DeviceOptions)
 
     def __post_init__(self) -> None:
-        for name in ("pool_bytes", "page_size"):
-            if getattr(self, name) < 1:
-                raise InvalidArgument(name, f"{getattr(self, name)} must be at least 1")
-        for name in ("num_pages", "chunk_tokens", "step_tokens", "target_s"):
-            if getattr(self, name) < 0:
+        if self.copy_bytes < 1:
+            raise InvalidArgument("copy_bytes", f"{self.copy_bytes} must be at least 1")
+        sizes = ("pool_bytes", "page_size", "num_pages", "chunk_tokens", "step_tokens", "target_s")
+        for name in sizes:
+            if (getattr(self, name) or 0) < 0:
                 raise InvalidArgument(name, f"{getattr(self, name)} must not be negative")
+
+    @property
+    def page_rows(self) -> int:
+        """Rows of a page on this device."""
+        return self.page_size or (CPU_PAGE_SIZE if self.device == "cpu" else GPU_PAGE_SIZE)
+
+    @property
+    def step_target_s(self) -> float:
+        """Time that a step may take on this device while queries run."""
+        if self.target_s is not None:
+            return self.target_s
+        return CPU_TARGET_S if self.device == "cpu" else GPU_TARGET_S
 
 
 def rules_of(beacon: BeaconSettings) -> WindowRules:
@@ -80,19 +122,83 @@ def kv_shape(model: LoadedModel, memory_dtype: str = "auto") -> KVShape:
     return KVShape(config.num_layers, heads, dim, model.dtype, eight_bits)
 
 
-def build_engine(model: LoadedModel, options: EngineOptions, metrics: Metrics) -> Engine:
-    """Allocate the pool and put an engine together.
+def build_engine(
+    model: LoadedModel, options: EngineOptions, metrics: Metrics, device: Device | None = None
+) -> Engine:
+    """Allocate the pool and put an engine together, on the device that the options name.
 
-    Raises ResourceExhausted with the numbers where the pool cannot hold one window.
+    Raises ResourceExhausted with the numbers where the pool cannot hold one window, or the device
+    not the pool.
     """
+    device = device or make_device(options.device, options.features)
+    device.empty_cache()  # what loading took and gave back counts as free
     rules, shape = rules_of(model.config.beacon), kv_shape(model, options.memory_dtype)
-    num_pages = options.num_pages or options.pool_bytes // shape.page_bytes(options.page_size)
-    _check_one_window(rules, policy_of(model), num_pages, options.page_size, shape)
-    pool = PagePool(num_pages, options.page_size, shape.memory_page_size(options.page_size))
-    cache = KVCache(shape, num_pages, options.page_size, torch.device(options.device))
     chunk = options.chunk_tokens or rules.window
-    limits = StepLimits(chunk, options.step_tokens or max(rules.window, chunk), options.target_s)
-    return Engine(ModelRunner(model.model, model.rope, rules, cache), pool, cache, limits, metrics)
+    step = options.step_tokens or max(rules.window, chunk)
+    limits = StepLimits(chunk, step, options.step_target_s)
+    num_pages = _num_pages(model, options, device, rules, limits)
+    _check_one_window(rules, policy_of(model), num_pages, options.page_rows, shape)
+    pool = PagePool(num_pages, options.page_rows, shape.memory_page_size(options.page_rows))
+    cache = _allocate(shape, num_pages, options.page_rows, device)
+    runner = ModelRunner(model.model, model.rope, rules, cache, device)
+    return Engine(runner, pool, cache, limits, metrics, copy_bytes=options.copy_bytes)
+
+
+def largest_step(rules: WindowRules, limits: StepLimits, copy_bytes: int) -> StepSizes:
+    """The largest step that these limits allow, at ratio 1, beside all planned decodes."""
+    # The first prompt and the first memory always move on, whatever the budget.
+    tokens = limits.step_tokens + 2 * LEAST_PROGRESS
+    rows = -(-tokens * win.full_rows(rules, RatioSchedule((1,))) // rules.window)
+    return StepSizes(
+        rows=rows + PLANNED_DECODES,
+        logits_rows=PLANNED_DECODES,
+        wide_rows=WIDE_ROWS,
+        split_rows=PLANNED_DECODES,
+        splits=SPLITS,
+        copy_bytes=2 * copy_bytes,
+    )
+
+
+def _num_pages(
+    model: LoadedModel,
+    options: EngineOptions,
+    device: Device,
+    rules: WindowRules,
+    limits: StepLimits,
+) -> int:
+    """Pages as stated, else by the rule of ``pool_size`` where free memory is known."""
+    page_bytes = kv_shape(model, options.memory_dtype).page_bytes(options.page_rows)
+    stated = options.num_pages or options.pool_bytes // page_bytes
+    memory = device.memory()
+    if memory is None:
+        return stated or (options.pool_bytes or CPU_POOL_BYTES) // page_bytes
+    sizes = largest_step(rules, limits, options.copy_bytes)
+    reserve = step_reserve(model.config, sizes, model.dtype.itemsize)
+    by_rule = pages_that_fit(memory.free, reserve, page_bytes)
+    num_pages = stated if options.num_pages or options.pool_bytes else by_rule
+    log.info(
+        "pool of %d pages, %d bytes each; %d bytes are free, a step takes %d",
+        num_pages,
+        page_bytes,
+        memory.free,
+        reserve,
+    )
+    check_pages_fit(num_pages, memory.free, reserve, page_bytes)
+    return num_pages
+
+
+def _allocate(shape: KVShape, num_pages: int, page_size: int, device: Device) -> KVCache:
+    try:
+        return KVCache(shape, num_pages, page_size, device.where)
+    except Exception as error:
+        if not is_shortage(error):
+            raise
+        size = num_pages * shape.page_bytes(page_size)
+        raise ResourceExhausted(
+            f"{device.where} could not give a pool of {num_pages} pages, {size} bytes, at once",
+            reason="DEVICE_TOO_SMALL",
+            bytes_needed=size,
+        ) from error
 
 
 def _check_one_window(

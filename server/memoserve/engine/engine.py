@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
 from itertools import count
 
 from torch import Tensor
 
-from memoserve.engine.admission import Admission
-from memoserve.engine.model_runner import Chunk, ModelRunner
-from memoserve.engine.sampler import sample
+from memoserve.engine.admission import Admission, Room
+from memoserve.engine.faults import (
+    SequenceFault,
+    finite_part,
+    finite_rows,
+    is_device_lost,
+    is_shortage,
+    shortage,
+)
+from memoserve.engine.host_tier import HostTier, tell
+from memoserve.engine.model_runner import ModelRunner
+from memoserve.engine.placed import Chunk
+from memoserve.engine.sampler import Sampler
 from memoserve.engine.scheduler import Scheduler, Share, StepLimits
 from memoserve.engine.sequence import (
     Done,
@@ -29,18 +42,12 @@ from memoserve.engine.sequence import (
 )
 from memoserve.errors import Cancelled, DeadlineExceeded, MemoserveError, ResourceExhausted
 from memoserve.memory.kv_cache import KVCache
-from memoserve.memory.memory import HostState, to_host
+from memoserve.memory.memory import HostState
 from memoserve.memory.page_pool import PagePool
+from memoserve.memory.transfer import Holder
 from memoserve.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-
-class SequenceFault(MemoserveError):
-    """The model failed on this sequence alone; a bug, told without its text."""
-
-    status = "INTERNAL"
-    default_reason = "SEQUENCE_FAULT"
 
 
 class Engine:
@@ -54,20 +61,26 @@ class Engine:
         limits: StepLimits,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        copy_bytes: int = 1 << 26,
     ) -> None:
         self.rules = runner.rules
+        self.device = runner.device
         self.pool = pool
         self.metrics = metrics
         self._runner = runner
         self._cache = cache
+        self._sampler = Sampler(runner.uploads)
         self._scheduler = Scheduler(runner.rules, limits)
+        self._tier = HostTier(cache, pool, runner.uploads, copy_bytes)
         self._admission = Admission(
-            runner.rules, pool, cache, lambda cause: metrics.spills.labels(cause).inc()
+            runner.rules, pool, self._tier, lambda cause: metrics.spills.labels(cause).inc()
         )
         self._clock = clock
         self._numbers = count()
         self._steps = 0
         self._sequences: list[Sequence] = []
+        # The oldest that runs and has pages freed for it.
+        self._lacking: Sequence | None = None
 
     # -- what callers do -----------------------------------------------------------------------
 
@@ -81,7 +94,7 @@ class Engine:
         if isinstance(request.base, MemoryHandle) and not self.pin(request.base):
             raise ValueError("the memory is gone")
         try:
-            self._admission.check_possible(sequence)
+            self._admission.needs.check_possible(sequence)
         except ResourceExhausted as error:
             self._finish(sequence, Failed(error))
             return sequence
@@ -107,7 +120,7 @@ class Engine:
         handle.pins -= 1
         handle.last_used = self._steps
         if handle.released and handle.pins == 0:
-            self._free(handle)
+            self._admission.forget(handle)
         else:
             self._admission.drop_host_copy(handle)
 
@@ -115,33 +128,33 @@ class Engine:
         """Forget a memory as soon as nobody uses it; running readers have their own forks."""
         handle.released = True
         if handle.pins == 0:
-            self._free(handle)
-
-    def _free(self, handle: MemoryHandle) -> None:
-        if handle.paged is not None:
-            handle.paged.release()
-        handle.paged = handle.host = None
-        if handle in self._admission.handles:
-            self._admission.handles.remove(handle)
+            self._admission.forget(handle)
 
     def read(self, handle: MemoryHandle, first_row: int = 0) -> HostState:
-        """Copy a memory's rows from ``first_row`` on to host tensors.
+        """Copy a memory's rows from ``first_row`` on to host tensors, at once.
 
         Raises SequenceFault where the model gave rows that are not finite: nothing may keep them.
         """
-        host = self._read(handle, first_row)
-        if not bool(host.memory_rows.isfinite().all() & host.window_rows.isfinite().all()):
-            raise SequenceFault("the model gave no usable memory")
-        return host
-
-    def _read(self, handle: MemoryHandle, first_row: int) -> HostState:
         if handle.paged is not None:
-            return to_host(self._cache, handle.paged, first_row)
+            return finite_rows(self._tier.read_whole(handle.paged, first_row))
+        return self._on_host(handle, first_row)
+
+    def start_reading(
+        self, handle: MemoryHandle, first_row: int, answer: Future[HostState]
+    ) -> None:
+        """As ``read``, slice by slice between steps; ``answer`` gets what it gives or raises.
+
+        The rows are those of now, whatever becomes of the memory meanwhile.
+        """
+        if handle.paged is not None:
+            self._tier.start_reading(handle.paged, first_row, answer, finite_rows)
+        else:
+            tell(answer, partial(self._on_host, handle, first_row))
+
+    def _on_host(self, handle: MemoryHandle, first_row: int) -> HostState:
         if handle.host is None:
             raise ValueError("the memory was dropped")
-        host = handle.host
-        rows = host.memory_rows[first_row:]
-        return HostState(host.schedule, host.state, first_row, rows, host.window_rows)
+        return finite_part(handle.host, first_row)
 
     def truncate(self, handle: MemoryHandle, windows: int) -> MemoryHandle:
         """A new memory cut back to a window border; shares the pages it keeps."""
@@ -154,7 +167,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Something waits for pages or has input to feed."""
-        return any(
+        return bool(self._tier.readings) or any(
             s.pending or s.exhausted or s.cancelled or not s.started for s in self._sequences
         )
 
@@ -168,28 +181,36 @@ class Engine:
         """Sequences of a status, oldest first."""
         return [s for s in self._sequences if s.status is status]
 
+    @property
+    def _holders(self) -> list[Holder]:
+        return [*self._sequences, *self._admission.handles]
+
     def check_integrity(self) -> None:
         """Every page is free or held by exactly the tables that say so."""
-        states = [s.paged for s in self._sequences]
-        states += [h.paged for h in self._admission.handles]
+        states = [holder.held for holder in self._holders]
+        states += [reading.leaving.paged for reading in self._tier.readings]
         tables = [t.pages for state in states if state is not None for t in state.tables]
         self.pool.check_integrity(tables)
 
     # -- one step ---------------------------------------------------------------------------------
 
     def step(self) -> bool:
-        """Reap, admit, run, hand out; True if anything was computed."""
+        """Reap, move memories, admit, run, hand out; True if anything was computed or moved."""
         self._reap()
+        self._tier.begin_step()
+        self._admission.go_on_leaving(self._sequences)
+        self._let_arrive()
         self._admit()
         shares = self._fit(self._scheduler.schedule(self._with_status(Status.RUNNING)))
         if shares:
             self._steps += 1
             self._run(shares)
         self._finish_exhausted()
+        self._tier.end_step(idle=not shares)
         self._report()
-        if not self._sequences:
+        if not self._sequences and not self._tier.readings:
             self.check_integrity()
-        return bool(shares)
+        return bool(shares) or self._tier.progressed
 
     def _reap(self) -> None:
         """Cancelled and late sequences leave before any more work is done for them."""
@@ -201,10 +222,24 @@ class Engine:
             elif deadline is not None and now >= deadline:
                 self._finish(sequence, Failed(DeadlineExceeded("the deadline passed")))
 
+    def _let_arrive(self) -> None:
+        """Rows on their way to somebody's pages; it runs once they are there."""
+        for sequence in self._with_status(Status.WAITING):
+            try:
+                if self._admission.go_on_arriving(sequence):
+                    self._start(sequence)
+            except Exception as error:
+                self._blame(sequence, error)
+
     def _admit(self) -> None:
         """Oldest first; nobody overtakes, so that nobody starves."""
+        lacking = self._lacking
         for sequence in self._with_status(Status.WAITING):
-            if sequence.host is not None and sequence.idle:
+            if lacking is not None and lacking.number < sequence.number:
+                break
+            if sequence.moving is not None:
+                continue
+            if sequence.host is not None and sequence.idle and sequence.started:
                 continue  # spilled, and its client sends nothing: pages would lie unused
             try:
                 if not self._admission.admit(sequence, self._sequences):
@@ -215,8 +250,16 @@ class Engine:
             self._start(sequence)
 
     def _blame(self, sequence: Sequence, error: Exception) -> None:
-        """End one sequence for what went wrong on its behalf; the others go on."""
-        if not isinstance(error, MemoserveError):
+        """End one sequence for what went wrong on its behalf; the others go on.
+
+        Raises it where the device is lost, and with it the engine.
+        """
+        if is_device_lost(error):
+            raise error
+        if is_shortage(error):
+            log.warning("sequence %d: %s", sequence.number, error)
+            error = shortage("this request")
+        elif not isinstance(error, MemoserveError):
             log.error("sequence %d failed", sequence.number, exc_info=error)
             error = SequenceFault("the sequence failed")
         self._finish(sequence, Failed(error))
@@ -234,13 +277,14 @@ class Engine:
     def _fit(self, shares: list[Share]) -> list[Share]:
         """Leave out whoever lacks pages now; queries have theirs reserved."""
         fitting, taken = [], 0
+        self._lacking = None
         # Only memories leave the queries' reserve alone; a step of queries need not add it up.
         compresses = any(share.sequence.compresses for share in shares)
-        reserve = self._admission.reserved(self._sequences) if compresses else 0
+        reserve = self._admission.needs.reserved(self._sequences) if compresses else 0
         for share in shares:
             sequence = share.sequence
-            if sequence.paged is None:
-                continue  # spilled for an older one a moment ago
+            if sequence.paged is None or sequence.status is not Status.RUNNING:
+                continue  # spilled for an older one a moment ago, or on its way
             try:
                 self._runner.check_positions(sequence.paged, share.tokens)
                 pages = self._runner.pages_needed(sequence.paged, share.tokens)
@@ -252,30 +296,34 @@ class Engine:
                 continue
             fitting.append(share)
             taken += pages
-        return [share for share in fitting if share.sequence.paged is not None]
+        return [share for share in fitting if share.sequence.status is Status.RUNNING]
 
     def _provide(self, sequence: Sequence, needed: int) -> bool:
         """Make room for a running sequence; where there is none it waits, steps back or fails."""
-        if self._admission.make_room(needed, self._sequences, keep=None, asking=sequence):
-            return True
-        others = [s for s in self._with_status(Status.RUNNING) if s is not sequence]
-        if not others:
-            self._finish(sequence, Failed(self._admission.refusal(needed + self.pool.num_used)))
-        elif sequence.compresses and any(s.compresses for s in others):
-            self._admission.spill_sequence(sequence)
-        return False
+        room = self._admission.make_room(needed, self._sequences, keep=None, asking=sequence)
+        older = self._lacking is None or sequence.number < self._lacking.number
+        if room is Room.SOON and older:
+            self._lacking = sequence
+        if room is Room.NONE:
+            others = [s for s in self._sequences if s is not sequence and s.held is not None]
+            if not others:
+                refusal = self._admission.needs.refusal(needed + self.pool.num_used)
+                self._finish(sequence, Failed(refusal))
+            elif sequence.compresses and any(s.compresses for s in others):
+                self._admission.spill_sequence(sequence)
+        return room is Room.FREE
 
     def _run(self, shares: list[Share]) -> None:
         started = self._clock()
         chunks = [self._chunk(share) for share in shares]
-        try:
-            results: list[Tensor | None] = list(self._runner.run(chunks))
-        except Exception:
-            log.exception("a step of %d sequences failed; each is tried alone", len(shares))
+        results = self._run_together(chunks)
+        if results is None:
             results = [self._run_alone(s, c) for s, c in zip(shares, chunks, strict=True)]
-        for share, logits in zip(shares, results, strict=True):
-            if logits is not None:
-                self._hand_out(share, logits)
+        computed = [(s, out) for s, out in zip(shares, results, strict=True) if out is not None]
+        self._count_tokens([share for share, _ in computed])
+        for share, logits in computed:
+            self._hand_out(share, logits)
+        self._draw([(s.sequence, out[-1]) for s, out in computed if s.sequence.draws])
         seconds = self._clock() - started
         self._scheduler.observe(sum(share.tokens for share in shares), seconds)
         self.metrics.step_seconds.observe(seconds)
@@ -289,49 +337,71 @@ class Engine:
         wanted = sequence.request.logits
         if wanted is not Logits.ALL:
             # Only the row that a token is drawn from goes through the head.
-            draws = not sequence.compresses and not sequence.pending
-            wanted = Logits.LAST if draws else Logits.NONE
+            wanted = Logits.LAST if sequence.draws else Logits.NONE
         return Chunk(sequence.paged, tokens, wanted)
+
+    def _run_together(self, chunks: list[Chunk]) -> list[Tensor | None] | None:
+        """Logits of each chunk; None where the step failed: nothing of it has happened."""
+        try:
+            return list(self._runner.run(chunks))
+        except Exception as error:
+            lacking = is_shortage(error)
+            log.log(
+                logging.WARNING if lacking else logging.ERROR,
+                "a step of %d sequences failed; each is tried alone",
+                len(chunks),
+                exc_info=error,
+            )
+        # Outside the handler, which keeps alive what the failed step had allocated.
+        if lacking:
+            self._tier.device.empty_cache()
+        return None
 
     def _run_alone(self, share: Share, chunk: Chunk) -> Tensor | None:
         try:
             return self._runner.run([chunk])[0]
         except Exception as error:
+            lacking = is_shortage(error)
             self._blame(share.sequence, error)
-            return None
+        if lacking:
+            self._tier.device.empty_cache()
+        return None
+
+    def _count_tokens(self, shares: list[Share]) -> None:
+        """Once a step, not once a sequence: between two steps the device has nothing to do."""
+        fed: Counter[str] = Counter()
+        for share in shares:
+            decodes = "decode" if share.sequence.decoding else "prompt"
+            fed["memorize" if share.sequence.compresses else decodes] += share.tokens
+        for use, tokens in fed.items():
+            self.metrics.raw_tokens.labels(use).inc(tokens)
 
     def _hand_out(self, share: Share, logits: Tensor) -> None:
         sequence = share.sequence
         sequence.last_step = self._steps
         sequence.tokens_fed += share.tokens
-        use = "memorize" if sequence.compresses else "decode" if sequence.decoding else "prompt"
-        self.metrics.raw_tokens.labels(use).inc(share.tokens)
         if sequence.request.logits is Logits.ALL:
             self._tell(sequence, LogitsOut(logits))
         if sequence.compresses and sequence.paged is not None:
             self._tell(sequence, Fed(sequence.tokens_fed, sequence.paged.state.memory_rows))
-        elif not sequence.pending:
-            self._draw(sequence, logits[-1])
 
-    def _draw(self, sequence: Sequence, logits: Tensor) -> None:
-        params = sequence.request.sampling
-        if params is None:
-            raise ValueError("a compression draws nothing")
-        if sequence.generator is None and not params.greedy:
-            sequence.generator = params.generator(logits.device)
-        try:
-            token = sample(logits, params, sequence.history, sequence.generator)
-        except Exception:
-            log.exception("sequence %d has logits that nothing can be drawn from", sequence.number)
-            self._finish(sequence, Failed(SequenceFault("the model gave no usable logits")))
-            return
+    def _draw(self, drawing: list[tuple[Sequence, Tensor]]) -> None:
+        """One token for each; the only thing that a step waits for the device for."""
+        tokens = self._sampler.draw([s.turn(logits) for s, logits in drawing])
+        for (sequence, _), token in zip(drawing, tokens, strict=True):
+            if isinstance(token, Exception):
+                self._blame(sequence, token)
+            else:
+                self._accept(sequence, token)
+
+    def _accept(self, sequence: Sequence, token: int) -> None:
         sequence.generated.append(token)
         sequence.history.append(token)
         if token in sequence.request.stop_ids:
             self._complete(sequence, "stop")
             return
         self._tell(sequence, TokenOut(token))
-        if len(sequence.generated) >= params.max_tokens:
+        if sequence.tokens_to_draw == 0:
             self._complete(sequence, "length")
         else:
             sequence.pending.append(token)
@@ -356,9 +426,7 @@ class Engine:
         if sequence.status is Status.FINISHED:
             return False
         sequence.status = Status.FINISHED
-        if sequence.paged is not None:
-            sequence.paged.release()
-        sequence.paged = sequence.host = None
+        self._admission.drop(sequence)
         sequence.pending.clear()
         if isinstance(sequence.request.base, MemoryHandle):
             self.unpin(sequence.request.base)
@@ -379,9 +447,10 @@ class Engine:
         return True
 
     def fail_all(self, error: MemoserveError) -> None:
-        """End every sequence; the engine is going down."""
+        """End every sequence and every reading; the engine is going down."""
         for sequence in list(self._sequences):
             self._finish(sequence, Failed(error))
+        self._tier.end_readings(error)
 
     def _report(self) -> None:
         gauges = self.metrics
@@ -390,5 +459,5 @@ class Engine:
         gauges.pages.labels("free").set(self.pool.num_free)
         gauges.pages.labels("used").set(self.pool.num_used)
         gauges.pages.labels("shared").set(self.pool.num_shared)
-        held = [s.paged for s in self._sequences] + [h.paged for h in self._admission.handles]
+        held = [holder.held for holder in self._holders]
         gauges.wasted_slots.set(sum(p.wasted_slots for p in held if p is not None))

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from memoserve.engine.sampler import SamplingParams
+from memoserve.engine.sampler import SamplingParams, Turn
 from memoserve.errors import InvalidArgument, MemoserveError
 from memoserve.memory.memory import HostState, PagedState
+from memoserve.memory.transfer import Holder, Transfer
 from memoserve.memory.window import RatioSchedule, WindowState
 
 
@@ -33,15 +34,18 @@ class Status(enum.Enum):
 
 
 @dataclass(eq=False)
-class MemoryHandle:
+class MemoryHandle(Holder):
     """A memory the engine holds, in pages or, spilled, in host tensors.
 
-    Touched by the engine's thread alone. ``droppable``: it is on disk too, so spilling it may
-    forget it while ``pins``, the number of users, is 0. ``released``: its holder is done with it.
+    Touched by the engine's thread alone. ``fetched_for``: who has it brought to the device.
+    ``droppable``: it is on disk too, so spilling it may forget it while ``pins``, the number of
+    users, is 0. ``released``: its holder is done with it.
     """
 
     paged: PagedState | None
     host: HostState | None = None
+    moving: Transfer | None = None
+    fetched_for: Sequence | None = None
     pins: int = 0
     droppable: bool = False
     last_used: int = 0
@@ -144,7 +148,7 @@ class SequenceRequest:
 
 
 @dataclass(eq=False)
-class Sequence:
+class Sequence(Holder):
     """One request's progress. ``number`` is its age; lower is older."""
 
     number: int
@@ -155,6 +159,7 @@ class Sequence:
     status: Status = Status.WAITING
     paged: PagedState | None = None
     host: HostState | None = None
+    moving: Transfer | None = None
     tokens_fed: int = 0
     generated: list[int] = field(default_factory=list)
     history: list[int] = field(default_factory=list)
@@ -189,8 +194,27 @@ class Sequence:
         if self.request.sampling is None:
             return len(self.pending)
         # The last drawn token is never fed.
-        drawn = self.request.sampling.max_tokens - len(self.generated)
-        return len(self.pending) + max(drawn - 1, 0)
+        return len(self.pending) + max(self.tokens_to_draw - 1, 0)
+
+    @property
+    def tokens_to_draw(self) -> int:
+        """Tokens it may still draw."""
+        sampling = self.request.sampling
+        return sampling.max_tokens - len(self.generated) if sampling is not None else 0
+
+    @property
+    def draws(self) -> bool:
+        """All its input is taken: a token is drawn from the last row."""
+        return not self.compresses and not self.pending
+
+    def turn(self, logits: Tensor) -> Turn:
+        """Its draw from ``logits [vocab]``; raises ValueError for a compression."""
+        params = self.request.sampling
+        if params is None:
+            raise ValueError("a compression draws nothing")
+        if self.generator is None and not params.greedy:
+            self.generator = params.generator(logits.device)
+        return Turn(logits, params, self.history, self.generator)
 
     def take(self, count: int) -> list[int]:
         """Remove the next ``count`` pending tokens."""

@@ -12,9 +12,10 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from memoserve.engine.engine import Engine
-from memoserve.engine.sequence import Failed, SequenceRequest
+from memoserve.engine.sequence import Failed, MemoryHandle, SequenceRequest
 from memoserve.engine.ticket import Ticket
 from memoserve.errors import Unavailable
+from memoserve.memory.memory import HostState
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -97,10 +98,28 @@ class EngineWorker:
         """As ``call`` where nobody waits: a failure is logged, and an engine that is down none."""
         self.call(function).add_done_callback(_log_failure)
 
+    def read(self, handle: MemoryHandle, first_row: int = 0) -> Future[HostState]:
+        """A memory's rows from ``first_row`` on, read out in slices while other requests go on.
+
+        Fails as ``Engine.read``, with Unavailable where the engine is down, or ResourceExhausted.
+        """
+        answer: Future[HostState] = Future()
+
+        def asked(call: Future[None]) -> None:
+            error = call.exception()
+            if error is not None and answer.set_running_or_notify_cancel():
+                answer.set_exception(error)
+
+        self.call(lambda engine: engine.start_reading(handle, first_row, answer)).add_done_callback(
+            asked
+        )
+        return answer
+
     # -- the thread ---------------------------------------------------------------------------
 
     def _main(self) -> None:
         try:
+            self._engine.device.make_current()
             while not self._stopping:
                 self._take_commands()
                 if self._engine.busy or self._is_late():

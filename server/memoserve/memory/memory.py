@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from memoserve.memory import window as win
-from memoserve.memory.kv_cache import KVCache
 from memoserve.memory.page_pool import PagePool
 from memoserve.memory.page_table import PageTable
 from memoserve.memory.window import RatioSchedule, WindowRules, WindowState
@@ -78,39 +76,6 @@ class HostState:
     first_row: int
     memory_rows: Tensor
     window_rows: Tensor
-
-
-def to_host(cache: KVCache, paged: PagedState, first_row: int = 0) -> HostState:
-    """Copy rows from the device; memory rows before ``first_row`` are left out."""
-    device = cache.data.device
-
-    def slots(table: PageTable, start: int) -> Tensor:
-        return torch.from_numpy(table.slots(start, table.length)).to(device)
-
-    memory = cache.read_memory(slots(paged.memory, first_row)).cpu()
-    window = cache.read(slots(paged.window, 0)).cpu()
-    return HostState(paged.schedule, paged.state, first_row, memory, window)
-
-
-def from_host(cache: KVCache, pool: PagePool, host: HostState) -> PagedState:
-    """Copy a whole state back into fresh pages; raises OutOfPages and takes none."""
-    if host.first_row != 0:
-        raise ValueError("a state is restored from its first row on")
-    paged = PagedState.fresh(pool, host.schedule)
-    paged.state = host.state
-    parts = (
-        (paged.memory, host.memory_rows, cache.write_memory),
-        (paged.window, host.window_rows, cache.write),
-    )
-    try:
-        for table, rows, write in parts:
-            table.extend(rows.shape[0])
-            slots = torch.from_numpy(table.slots(0, table.length)).to(cache.data.device)
-            write(slots, rows.to(cache.data))
-    except BaseException:
-        paged.release()
-        raise
-    return paged
 
 
 def pages_of(rows: int, page_size: int) -> int:

@@ -33,6 +33,17 @@ class PageTable:
         self.page_size = page_size or pool.page_size
         self.pages: list[int] = []
         self.length = 0
+        self._tuple: tuple[int, ...] | None = ()
+
+    @property
+    def as_tuple(self) -> tuple[int, ...]:
+        """The pages as one value; forks have the very same one until either takes other pages.
+
+        A step asks for the tables of all readers: thousands of pages each, mostly unchanged.
+        """
+        if self._tuple is None:
+            self._tuple = tuple(self.pages)
+        return self._tuple
 
     def fork(self) -> PageTable:
         """A second reader of the same rows; nothing is copied."""
@@ -40,6 +51,7 @@ class PageTable:
         self.pool.retain(self.pages)
         twin.pages = list(self.pages)
         twin.length = self.length
+        twin._tuple = self.as_tuple
         return twin
 
     @property
@@ -70,7 +82,9 @@ class PageTable:
         if rows and self._tail_is_shared():
             copies.append(PageCopy(self.pages[-1], fresh[0], self.length % self.page_size))
             self.pool.release([self.pages.pop()])
-        self.pages += fresh
+        if fresh:
+            self.pages += fresh
+            self._tuple = None
         self.length += rows
         return copies
 
@@ -94,7 +108,9 @@ class PageTable:
             raise ValueError(f"cannot cut {self.length} rows to {rows}")
         keep = -(-rows // self.page_size)
         self.pool.release(self.pages[keep:])
-        del self.pages[keep:]
+        if keep < len(self.pages):
+            del self.pages[keep:]
+            self._tuple = None
         self.length = rows
 
     def release(self) -> None:

@@ -9,8 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 class Attend(Protocol):
@@ -32,14 +36,18 @@ class RowSplit:
     beacon: Tensor
     merge: Tensor
 
-    @staticmethod
-    def of(is_beacon: Tensor) -> RowSplit | None:
-        """Split of flags ``[N]``; None where no row is a beacon."""
-        beacon = is_beacon.nonzero().flatten()
-        if beacon.numel() == 0:
-            return None
-        raw = (~is_beacon).nonzero().flatten()
-        return RowSplit(raw, beacon, torch.argsort(torch.cat([raw, beacon])))
+
+def split_rows(is_beacon: Flags) -> tuple[Ints, Ints, Ints] | None:
+    """``raw``, ``beacon`` and ``merge`` of a ``RowSplit``; None where no row is a beacon.
+
+    On the host: a device would have to be waited for to learn how many there are.
+    """
+    if not is_beacon.any():
+        return None
+    raw, beacon = (~is_beacon).nonzero()[0], is_beacon.nonzero()[0]
+    merge = np.empty(len(is_beacon), dtype=np.int64)
+    merge[np.concatenate([raw, beacon])] = np.arange(len(is_beacon))
+    return raw, beacon, merge
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,7 @@ class ForwardBatch:
     """Rows of many sequences, one after the other, never padded.
 
     ``ids [N]`` token ids (any value at beacon rows), ``split`` the beacon rows, ``output_rows``
-    the raw rows whose logits are wanted (None: all rows, for training), ``attend`` the attention.
+    the raw rows whose logits are wanted (None: all rows), ``attend`` the attention.
     """
 
     ids: Tensor

@@ -26,6 +26,15 @@ class RmsNorm(nn.Module):
         """``[N, size] -> [N, size]``."""
         return ops.rms_norm(x, self.weight, self.eps)
 
+    def after(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``s = residual + x``, both ``[N, size]``: its norm, and ``s``, in one pass.
+
+        ``s`` is ``x`` where there is no residual yet.
+        """
+        if residual is None:
+            return self(x), x
+        return ops.add_rms_norm(x, residual, self.weight, self.eps)
+
 
 class Mlp(nn.Module):
     """SwiGLU."""
@@ -102,12 +111,19 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, batch: ForwardBatch, rows: Tensor | None = None) -> Tensor:
-        """``[N, hidden] -> [Q, hidden]``; only ``rows`` go on, None is all."""
-        mixed = self.self_attn(self.input_layernorm(x), batch, rows)
-        x = (x if rows is None else x[rows]) + mixed
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
+    def forward(
+        self, x: Tensor, residual: Tensor | None, batch: ForwardBatch, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What the layer adds, ``[Q, hidden]``, and what it is added to; only ``rows`` go on.
+
+        ``residual + x`` goes in, ``x`` alone where there is no residual. Their sum is left to the
+        norm behind it, which reads both anyway.
+        """
+        normed, residual = self.input_layernorm.after(x, residual)
+        mixed = self.self_attn(normed, batch, rows)
+        asking = residual if rows is None else residual[rows]
+        normed, residual = self.post_attention_layernorm.after(mixed, asking)
+        return self.mlp(normed), residual
 
 
 def _unset_embedding(rows: int, size: int) -> nn.Embedding:
@@ -142,10 +158,11 @@ class Decoder(nn.Module):
     def forward(self, batch: ForwardBatch) -> Tensor:
         """Normed hidden states of ``batch.output_rows``, ``[Q, hidden]``."""
         x = self.embed(batch)
+        residual: Tensor | None = None
         last = len(self.layers) - 1
         for index, layer in enumerate(self.layers):
-            x = layer(x, batch, batch.output_rows if index == last else None)
-        out: Tensor = self.norm(x)
+            x, residual = layer(x, residual, batch, batch.output_rows if index == last else None)
+        out, _ = self.norm.after(x, residual)
         return out
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from memoserve.errors import InvalidArgument
+from memoserve.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from memoserve.models.config import ModelConfig, read_config
 from memoserve.models.layers import BeaconLM
 from memoserve.models.rope import Rope, read_rope
@@ -28,9 +30,14 @@ DTYPES = {
     "float16": torch.float16,
     "float64": torch.float64,
 }
+# bfloat16 in tensor cores, asynchronous copies: what the kernels are compiled for.
+OLDEST_CAPABILITY = (8, 0)
+FP8_CAPABILITY = (8, 9)
 BEACON_EMBED = "model.beacon_embed_tokens.weight"
 TOKEN_EMBED = "model.embed_tokens.weight"
 HUB_PATTERNS = ("*.json", "*.safetensors", "*.jinja", "*.md", "LICENSE*")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,19 +80,47 @@ def resolve_directory(model: str) -> Path:
         ) from error
 
 
+def usable_device(name: str, oldest: tuple[int, int] = OLDEST_CAPABILITY) -> torch.device:
+    """The device called ``cpu`` or ``cuda[:N]``.
+
+    Raises FailedPrecondition where PyTorch finds none, or one older than compute capability
+    ``oldest``.
+    """
+    device = torch.device(name)
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if (device.index or 0) >= count:
+        lacking = f"PyTorch {torch.__version__} finds {count} CUDA devices"
+        raise FailedPrecondition("device", f"device: {name}: {lacking}", reason="NO_SUCH_DEVICE")
+    capability = torch.cuda.get_device_capability(device)
+    if capability < oldest:
+        wanted = f"capability {'.'.join(map(str, oldest))} or later is needed"
+        found = f"{'.'.join(map(str, capability))} found"
+        raise FailedPrecondition(
+            "device", f"device: {name}: {wanted}, {found}", reason="NO_SUCH_DEVICE"
+        )
+    return device
+
+
 def load_model(
     model: str, *, dtype: str | None = None, device: torch.device | None = None
 ) -> LoadedModel:
-    """Load ``model`` (directory or Hub name) in ``dtype``.
+    """Load ``model`` (directory or Hub name) in ``dtype``, tensor by tensor to ``device``.
 
-    None takes the checkpoint's own; float16, which is served nowhere, becomes float32.
+    None takes the checkpoint's own; float16, which is served nowhere, becomes float32. On a device
+    that is no CPU None is bfloat16, whatever the checkpoint's. Raises ResourceExhausted with the
+    numbers where the weights do not fit.
     """
-    directory = resolve_directory(model)
+    directory, device = resolve_directory(model), device or torch.device("cpu")
     config = read_config(directory)
-    wanted = dtype or ("float32" if config.dtype == "float16" else config.dtype)
+    wanted = dtype or _own_dtype(config, device)
     if wanted not in DTYPES:
         raise InvalidArgument("dtype", f"{wanted!r}; known: {', '.join(DTYPES)}")
-    tensors = dict(_read_tensors(directory, DTYPES[wanted], device or torch.device("cpu")))
+    try:
+        tensors = dict(_read_tensors(directory, DTYPES[wanted], device))
+    except torch.OutOfMemoryError as error:
+        raise _too_large(directory, wanted, device) from error
     generation = _read_json(directory / "generation_config.json")
     card = directory / "README.md"
     return LoadedModel(
@@ -97,6 +132,14 @@ def load_model(
         eos_ids=_ids(generation.get("eos_token_id", config.raw.get("eos_token_id"))),
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else "",
     )
+
+
+def _own_dtype(config: ModelConfig, device: torch.device) -> str:
+    if device.type != "cpu":
+        if config.dtype != "bfloat16":
+            log.info("weights in bfloat16 on %s, the checkpoint's are %s", device, config.dtype)
+        return "bfloat16"
+    return "float32" if config.dtype == "float16" else config.dtype
 
 
 def build_model(config: ModelConfig, tensors: Mapping[str, Tensor]) -> BeaconLM:
@@ -171,9 +214,26 @@ def _read_tensors(
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118  (not a mapping)
-                    yield name, file.get_tensor(name).to(device=device, dtype=dtype)
+                    # A view of the file's pages: no second copy of the weights on the host. Over
+                    # first, then cast, which a GPU does faster.
+                    yield name, file.get_tensor(name).to(device).to(dtype)
         except SafetensorError as error:
             raise InvalidArgument("model", f"{path.name} is damaged: {error}") from error
+
+
+def _too_large(directory: Path, dtype: str, device: torch.device) -> ResourceExhausted:
+    needed = sum(_num_values(path) for path in _weight_files(directory)) * DTYPES[dtype].itemsize
+    return ResourceExhausted(
+        f"the weights take {needed} bytes in {dtype}, more than {device} has free",
+        reason="DEVICE_TOO_SMALL",
+        bytes_needed=needed,
+    )
+
+
+def _num_values(path: Path) -> int:
+    with safe_open(path, framework="pt") as file:
+        names = file.keys()
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -253,7 +253,7 @@ class _Job:
         worker, store, metrics = self.runtime.worker, self.runtime.store, self.runtime.metrics
         first = draft.base.state.memory_rows if draft.base else 0
         try:
-            host = await asyncio.wrap_future(worker.call(lambda engine: engine.read(handle, first)))
+            host = await asyncio.wrap_future(worker.read(handle, first))
             record = await asyncio.to_thread(
                 write_version,
                 self.runtime,

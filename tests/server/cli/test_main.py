@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from memoserve.cli.assemble import load_named
+from memoserve.cli.assemble import assemble, load_named
 from memoserve.cli.main import build_parser, main
 from memoserve.cli.tables import table
 from memoserve.config import EMBEDDED_MODEL, ServerConfig
-from memoserve.errors import InvalidArgument
+from memoserve.errors import FailedPrecondition, InvalidArgument
 from memoserve.pipeline.values import ClueKind, Task
 
 # The package has a function of the same name.
@@ -45,12 +46,15 @@ def test_defaults_are_those_of_the_configuration(monkeypatch: pytest.MonkeyPatch
     assert served == [ServerConfig(Path("/tmp/x"))]
     changed = ["--ratio", "8", "--pool-mib", "2", "--page-size", "4", "--threads", "1"]
     changed += ["--keep-versions", "5", "--generator", "memory-model", "--metrics-port", "0"]
+    changed += ["--device", "cuda:1", "--memory-dtype", "int8"]
     changed += ["--tls-cert", "c.pem", "--tls-key", "k.pem", "--tls-client-ca", "ca.pem"]
     assert main(["serve", "--data-dir", "~/y", "--dtype", "bfloat16", *changed]) == 0
     assert served[1] == dataclasses.replace(
         served[0],
         data_dir=Path("~/y").expanduser(),
         dtype="bfloat16",
+        device="cuda:1",
+        memory_dtype="int8",
         ratio=8,
         pool_bytes=2 << 20,
         page_size=4,
@@ -129,13 +133,17 @@ def test_exit_codes(
     [
         (["--model", "/no/such/model"], "model"),
         (["--dtype", "int8"], "dtype"),
+        (["--memory-dtype", "int4"], "memory_dtype"),
         (["--device", "tpu"], "device"),
-        (["--page-size", "0"], "page_size"),
+        (["--device", "cuda:x"], "device"),
+        (["--device", "cuda:99"], "device"),
+        (["--page-size", "-1"], "page_size"),
         (["--ratio", "-1"], "ratio"),
         (["--generator", "oracle"], "generator"),
         (["--host", "0.0.0.0"], "host"),
         (["--port", "70000"], "port"),
-        (["--pool-mib", "0"], "pool_bytes"),
+        (["--pool-mib", "-1"], "pool_bytes"),
+        (["--keep-versions", "0"], "keep_versions"),
         (["--tls-cert", "c.pem"], "tls_key"),
         (["--tls-key", "k.pem"], "tls_key"),
         (["--tls-client-ca", "ca.pem"], "tls_client_ca"),
@@ -150,6 +158,29 @@ def test_a_server_does_not_start_with_a_bad_option(
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert line.startswith("memoserve: ")
     assert field in line
+
+
+def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = ServerConfig(tmp_path, model="nobody/no-such-model", device="cuda")
+    with pytest.raises(FailedPrecondition) as caught:
+        assemble(config)
+    assert (caught.value.subject, caught.value.reason) == ("device", "NO_SUCH_DEVICE")
+    assert main(["serve", "--data-dir", str(tmp_path / "s"), "--device", "cuda"]) == 1
+    said = capsys.readouterr().err
+    assert "memoserve: device: cuda: PyTorch" in said and "finds 0 CUDA devices" in said
+    assert not (tmp_path / "s").exists()
+
+
+def test_fp8_asks_for_a_newer_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    config = ServerConfig(tmp_path, device="cuda", memory_dtype="fp8")
+    with pytest.raises(FailedPrecondition, match=r"8\.9 or later is needed, 8\.6 found"):
+        assemble(config)
 
 
 def test_a_pool_too_small_for_one_window_is_told_with_its_numbers(

@@ -12,6 +12,8 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from memoserve.engine.cpu_device import CpuDevice
+from memoserve.engine.device import Device, DeviceOptions
 from memoserve.memory.window import RatioSchedule, WindowRules
 from memoserve.models.loader import LoadedModel
 from tests.server.dense import DenseModel
@@ -88,7 +90,13 @@ class World:
         rope = self.model.rope
         return DenseModel(self.config, self.tensors, self.ratios, rope.inv_freq, rope.factor)
 
-    def driver(self, num_pages: int = 600, chunk_tokens: int | None = None) -> Driver:
+    def driver(
+        self,
+        num_pages: int = 600,
+        chunk_tokens: int | None = None,
+        copy_bytes: int = 1 << 26,
+        device: Device | None = None,
+    ) -> Driver:
         chunk = self.chunk_tokens if chunk_tokens is None else chunk_tokens
         return make_driver(
             self.model,
@@ -96,6 +104,8 @@ class World:
             num_pages=num_pages,
             chunk_tokens=chunk,
             step_tokens=1000,
+            copy_bytes=copy_bytes,
+            device=device,
         )
 
 
@@ -156,3 +166,20 @@ def pieces(draw: Any, tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
     cuts = sorted(draw(st.lists(st.integers(0, len(tokens)), max_size=5)))
     ends = [0, *cuts, len(tokens)]
     return [tokens[a:b] for a, b in pairwise(ends)]
+
+
+@dataclass(frozen=True)
+class Tier:
+    """How memories move: bytes a step, and whether copies wait in a queue, as on a GPU they may."""
+
+    copy_bytes: int
+    queued: bool
+
+    def device(self) -> CpuDevice:
+        device = CpuDevice(torch.device("cpu"), DeviceOptions(async_copies=self.queued))
+        device.copies.held = self.queued
+        return device
+
+
+# A row a step, a few rows, all of it.
+tiers = st.builds(Tier, copy_bytes=st.sampled_from([1, 1000, 1 << 26]), queued=st.booleans())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from hypothesis import given
@@ -11,8 +12,9 @@ from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.sequence import Logits, MemoryHandle, Sequence
 from memoserve.errors import Cancelled, ResourceExhausted
 from memoserve.memory import window as win
-from memoserve.memory.memory import pages_of
-from tests.server.engine.draws import World, close, law, text, worlds
+from memoserve.memory.memory import HostState, pages_of
+from tests.server.engine.comparing import same_state
+from tests.server.engine.draws import Tier, World, close, law, text, tiers, worlds
 from tests.server.fixtures import Driver, Outcome
 
 
@@ -75,10 +77,22 @@ def arrive(driver: Driver, world: World, job: Job, bases: list[MemoryHandle]) ->
     return Client(job, sequence, outcome, tokens if streamed else [])
 
 
-def serve(driver: Driver, world: World, work: list[Job], bases: list[MemoryHandle]) -> list[Client]:
-    """Let the clients come, send and go while the engine steps, until all is done."""
+Readings = list[tuple[MemoryHandle, Future[HostState]]]
+
+
+def serve(
+    driver: Driver, world: World, work: list[Job], bases: list[MemoryHandle]
+) -> tuple[list[Client], Readings]:
+    """Let the clients come, send and go while the engine steps, until all is done.
+
+    Now and then somebody reads a memory out.
+    """
     clients: list[Client] = []
+    readings: Readings = []
     for step in range(3000):
+        if bases and step % 6 == 5 and step < 40:
+            readings.append((bases[step % len(bases)], Future()))
+            driver.engine.start_reading(readings[-1][0], 0, readings[-1][1])
         clients += [arrive(driver, world, job, bases) for job in work if job.arrives == step]
         for client in clients:
             if client.job.cancelled == step:
@@ -92,7 +106,7 @@ def serve(driver: Driver, world: World, work: list[Job], bases: list[MemoryHandl
             if client.outcome.reason is not None:
                 check_and_release(driver, world, client, bases)
         if step > 12 and all(c.outcome.finished and not c.unsent for c in clients):
-            return clients
+            return clients, readings
     states = [(c.job, c.sequence.status) for c in clients if not c.outcome.finished]
     raise AssertionError(f"not drained: {states}")
 
@@ -123,9 +137,15 @@ def check_and_release(
 
 
 @law
-@given(world=worlds(), work=st.lists(jobs, min_size=1, max_size=7), spare=st.integers(0, 12))
-def test_any_mix_drains(world: World, work: list[Job], spare: int) -> None:
-    driver = world.driver(num_pages=least_pages(world) + spare)
+@given(
+    world=worlds(),
+    work=st.lists(jobs, min_size=1, max_size=7),
+    spare=st.integers(0, 12),
+    tier=tiers,
+)
+def test_any_mix_drains(world: World, work: list[Job], spare: int, tier: Tier) -> None:
+    pages = least_pages(world) + spare
+    driver = world.driver(num_pages=pages, copy_bytes=tier.copy_bytes, device=tier.device())
     bases = [
         driver.compress(text(world, (length, 1)), None, world.schedule, Logits.NONE)
         for length in (0.4, 1.3)
@@ -133,7 +153,11 @@ def test_any_mix_drains(world: World, work: list[Job], spare: int) -> None:
     kept = [b.memory for b in bases if b.error is None]
     assert all(isinstance(b.error, ResourceExhausted | None) for b in bases)
     work = [job for job in work if job.base is None or job.base < len(kept)]
-    for client in serve(driver, world, work, kept):
+    clients, readings = serve(driver, world, work, kept)
+    driver.drain()
+    for memory, answer in readings:
+        same_state(answer.result(0), driver.engine.read(memory))
+    for client in clients:
         error = client.outcome.error
         if isinstance(error, ResourceExhausted):
             assert int(error.metadata["pages_needed"]) > int(error.metadata["pages_total"])

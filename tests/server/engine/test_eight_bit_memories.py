@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ QUESTION = random_ids(7, seed=4)
 by_type = pytest.mark.parametrize("memory_dtype", ["int8", "fp8"])
 
 
-def driver_of(memory_dtype: str, **options: int) -> Driver:
+def driver_of(memory_dtype: str, **options: Any) -> Driver:
     return make_driver(tiny_model(), memory_dtype=memory_dtype, **options)
 
 

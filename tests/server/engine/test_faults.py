@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import NoReturn
 
 import pytest
 import torch
 
-from memoserve.engine.engine import SequenceFault
-from memoserve.engine.model_runner import Chunk, ModelRunner
+from memoserve.engine.faults import SequenceFault
+from memoserve.engine.model_runner import ModelRunner
+from memoserve.engine.placed import Chunk
 from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.sequence import (
     Done,
@@ -97,7 +99,7 @@ def test_a_failure_in_mid_forward_leaves_the_books_right(
         if calls[0] % 2:
             raise RuntimeError("out of luck")
 
-    hook = model.model.model.norm.register_forward_pre_hook(fails)
+    hook = model.model.model.register_forward_hook(fails)
     try:
         memorized = driver.compress(TEXT)
         answered = driver.generate(PROMPT, memorized.memory)
@@ -119,7 +121,7 @@ def test_pages_of_a_step_that_fails_twice_are_back(driver: Driver) -> None:
     def fails(*_: object) -> None:
         raise RuntimeError("out of luck")
 
-    hook = driver.engine._runner.model.model.norm.register_forward_pre_hook(fails)
+    hook = driver.engine._runner.model.model.register_forward_hook(fails)
     try:
         driver.engine.step()
     finally:
@@ -171,4 +173,21 @@ def test_going_down_ends_everyone(driver: Driver) -> None:
     driver.engine.step()
     driver.engine.fail_all(Unavailable("the engine is down"))
     assert all(isinstance(outcome.error, Unavailable) for outcome in outcomes)
+    assert driver.engine.pool.num_used == 0
+
+
+def test_a_lost_device_is_no_matter_of_one_sequence(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes next would fail as well: the thread ends, and with it the engine."""
+
+    def lost(*_: object) -> NoReturn:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    _, outcome = driver.submit(TEXT)
+    monkeypatch.setattr(ModelRunner, "run", lost)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        driver.engine.step()
+    driver.engine.fail_all(Unavailable("the engine is down"))
+    assert isinstance(outcome.error, Unavailable)
     assert driver.engine.pool.num_used == 0

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from memoserve.engine.sampler import SamplingParams, sample
+from memoserve.engine import sampler
+from memoserve.engine.cpu_device import CpuDevice
+from memoserve.engine.device import DeviceOptions
+from memoserve.engine.sampler import Sampler, SamplingParams, Turn
+from memoserve.engine.uploads import Uploads
 from memoserve.errors import InvalidArgument
 
 # Probabilities 0.5, 0.25, 0.15, 0.07, 0.03 at temperature 1.
@@ -17,12 +23,26 @@ WEIGHTS = [0.15, 0.5, 0.03, 0.25, 0.07]
 LOGITS = torch.tensor(WEIGHTS).log()
 
 
+CPU = torch.device("cpu")
+UPLOADS = Uploads(CpuDevice(CPU, DeviceOptions()))
+
+
+def sample(
+    logits: Tensor, params: SamplingParams, seen: Sequence[int], generator: torch.Generator | None
+) -> int:
+    """One token, drawn alone; raises FloatingPointError where there is none."""
+    (token,) = Sampler(UPLOADS).draw([Turn(logits, params, seen, generator)])
+    if isinstance(token, Exception):
+        raise token
+    return token
+
+
 def draws(count: int = 3000, seen: tuple[int, ...] = (), **params: Any) -> dict[int, float]:
     """Share of each token in many draws."""
     wanted = SamplingParams(**{"temperature": 1.0, "seed": 1} | params)
-    generator = wanted.generator(torch.device("cpu"))
-    found = Counter(sample(LOGITS, wanted, seen, generator) for _ in range(count))
-    return {token: times / count for token, times in found.items()}
+    turn = Turn(LOGITS, wanted, seen, wanted.generator(CPU))
+    found = Counter(Sampler(UPLOADS).draw([turn] * count))
+    return {token: times / count for token, times in found.items() if isinstance(token, int)}
 
 
 def assert_shares(found: dict[int, float], wanted: dict[int, float]) -> None:
@@ -109,6 +129,93 @@ def test_a_token_may_be_ruled_out_but_not_all() -> None:
     assert sample(logits, SamplingParams(), (), None) == 3
     with pytest.raises(FloatingPointError):
         sample(torch.full((4,), -math.inf), SamplingParams(), (), None)
+
+
+# -- many sequences in one draw -------------------------------------------------------------------
+
+WAYS = [
+    SamplingParams(),
+    SamplingParams(temperature=2.0, top_k=1),
+    SamplingParams(repetition_penalty=1.7),
+    SamplingParams(temperature=0.7, seed=1),
+    SamplingParams(temperature=1.3, seed=2, top_k=7),
+    SamplingParams(temperature=1.0, seed=3, top_k=999),
+    SamplingParams(temperature=1.0, seed=4, top_p=0.8),
+    SamplingParams(temperature=1.5, seed=5, top_k=20, top_p=0.9, repetition_penalty=1.3),
+    SamplingParams(temperature=0.9, seed=6, repetition_penalty=0.6),
+]
+
+
+class Fetches(CpuDevice):
+    """Counts what comes back from the device."""
+
+    def __init__(self) -> None:
+        super().__init__(CPU, DeviceOptions(pinned_uploads=True))
+        self.count = 0
+
+    def fetch(self, values: Tensor) -> Tensor:
+        self.count += 1
+        return super().fetch(values)
+
+
+def turns(count: int, vocab: int = 40, dtype: torch.dtype = torch.float32) -> list[Turn]:
+    """Turns in all ways, over and over, each with logits and a past of its own."""
+    draw = torch.Generator().manual_seed(7)
+    made = []
+    for number in range(count):
+        params = WAYS[number % len(WAYS)]
+        logits = (3 * torch.randn(vocab, generator=draw)).to(dtype)
+        seen = torch.randint(vocab, (number % 5 * 3,), generator=draw).tolist()
+        generator = None if params.greedy else params.generator(CPU)
+        made.append(Turn(logits, params, seen, generator))
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_neighbours_change_nothing(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = [Sampler(UPLOADS).draw([turn])[0] for turn in turns(40, dtype=dtype)]
+    assert Sampler(UPLOADS).draw(turns(40, dtype=dtype)) == alone
+    monkeypatch.setattr(sampler, "WIDE_ROWS", 3)
+    assert Sampler(UPLOADS).draw(turns(40, dtype=dtype)) == alone
+
+
+def test_a_batch_comes_back_in_one_copy() -> None:
+    device = Fetches()
+    drawn = Sampler(Uploads(device)).draw(turns(40))
+    assert drawn == Sampler(UPLOADS).draw(turns(40))
+    assert device.count == 1
+    assert Sampler(Uploads(device)).draw([]) == []
+    assert device.count == 1
+
+
+def test_the_draw_is_that_of_multinomial() -> None:
+    params = SamplingParams(temperature=0.8, seed=11)
+    mine, theirs = params.generator(CPU), params.generator(CPU)
+    logits = torch.randn(500, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for _ in range(20):
+        weights = ((logits - logits.max()) / 0.8).softmax(-1)
+        wanted = int(torch.multinomial(weights, 1, generator=theirs))
+        assert sample(logits, params, (), mine) == wanted
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_broken_row_is_alone(bad: float) -> None:
+    """Whatever way it draws in."""
+    whole = Sampler(UPLOADS).draw(turns(18))
+    for broken in range(18):
+        batch = turns(18)
+        batch[broken].logits[:] = bad
+        found = Sampler(UPLOADS).draw(batch)
+        assert isinstance(found[broken], FloatingPointError)
+        assert found[:broken] + found[broken + 1 :] == whole[:broken] + whole[broken + 1 :]
+
+
+def test_a_turn_that_cannot_be_computed_fails_alone() -> None:
+    whole = Sampler(UPLOADS).draw(turns(9)[:3])
+    batch = [*turns(9)[:3], Turn(LOGITS.repeat(8), WAYS[2], (40,), None)]  # id 40 of 40
+    *found, error = Sampler(UPLOADS).draw(batch)
+    assert found == whole
+    assert isinstance(error, IndexError)
 
 
 @pytest.mark.parametrize(

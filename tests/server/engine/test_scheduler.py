@@ -5,7 +5,8 @@ from __future__ import annotations
 from pytest import MonkeyPatch, mark, raises
 from torch import Tensor
 
-from memoserve.engine.model_runner import Chunk, ModelRunner
+from memoserve.engine.model_runner import ModelRunner
+from memoserve.engine.placed import Chunk
 from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.scheduler import FIRST_CUT, LEAST_PROGRESS, Scheduler, StepLimits
 from memoserve.engine.sequence import Sequence, SequenceRequest

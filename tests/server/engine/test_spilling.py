@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from memoserve.engine import admission
-from memoserve.engine.engine import SequenceFault
+from memoserve.engine.faults import SequenceFault
 from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.sequence import Status
 from memoserve.errors import OutOfRange
+from memoserve.memory.transfer import Leaving
 from memoserve.memory.window import RatioSchedule
 from memoserve.models.loader import LoadedModel
 from tests.server.fixtures import (
@@ -72,13 +72,13 @@ def test_a_failing_spill_fails_who_asked_for_it(
     driver.compress(random_ids(24, 1))
 
     def fail(*_: object) -> None:
-        raise RuntimeError("not enough memory")
+        raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(admission, "to_host", fail)
+    monkeypatch.setattr(Leaving, "launch", fail)
     _, asked = driver.submit(random_ids(72, 2))
     driver.engine.step()
     assert asked.error is not None and asked.error.status == "INTERNAL"
-    assert "not enough memory" not in str(asked.error)
+    assert "out of luck" not in str(asked.error)
     monkeypatch.undo()
     assert driver.compress(random_ids(8, 3)).reason == "memory"
 

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any, NoReturn
 
 import pytest
+import torch
 
 from memoserve.engine.engine import Engine
 from memoserve.engine.sampler import SamplingParams
@@ -132,6 +133,24 @@ async def test_after_stop_and_before_start_everything_is_refused(engine: Engine)
             worker.stop()
             worker.stop()
     assert engine.metrics.engine_up._value.get() == 0
+
+
+async def test_a_memory_is_read_out_while_others_go_on(worker: EngineWorker) -> None:
+    async with worker.submit(compress(random_ids(20, 1))) as ticket:
+        await drained(ticket)
+        memory = ticket.take_memory()
+    wanted = await result(worker.call(lambda engine: engine.read(memory, 2)))
+    async with worker.submit(write(40)) as ticket:
+        rows = await result(worker.read(memory, 2))
+    assert torch.equal(rows.memory_rows, wanted.memory_rows) and rows.first_row == 2
+    assert torch.equal(rows.window_rows, wanted.window_rows)
+    await result(worker.call(lambda engine: engine.release(memory)))
+    assert await free_pages(worker) == PAGES
+    with pytest.raises(ValueError, match="dropped"):
+        await result(worker.read(memory))
+    worker.stop()
+    with pytest.raises(Unavailable):
+        await result(worker.read(memory))
 
 
 # -- tickets

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import pytest
 import torch
 
+from memoserve.engine.device import make_device
 from memoserve.memory.kv_cache import KVCache, KVShape
-from memoserve.memory.memory import PagedState, from_host, to_host, worst_case_pages
+from memoserve.memory.memory import HostState, PagedState, worst_case_pages
 from memoserve.memory.page_pool import OutOfPages, PagePool
 from memoserve.memory.page_table import PageCopy
+from memoserve.memory.transfer import Arriving, Leaving, Transfer
 from memoserve.memory.window import RatioSchedule, WindowRules, WindowState, advance, open_rows
 
 SHAPE = KVShape(layers=3, kv_heads=2, head_dim=4, dtype=torch.float32)
+ROW_BYTES = SHAPE.row_bytes
+DEVICE = make_device("cpu")
+T = TypeVar("T", bound=Transfer)
 
 
 def cache(num_pages: int = 5, page_size: int = 3) -> KVCache:
@@ -71,16 +78,33 @@ def state_in_pages(kv: KVCache, pool: PagePool, tokens: int) -> PagedState:
     return paged
 
 
-def test_to_the_host_and_back() -> None:
+def moved(transfer: T, budget: int) -> T:
+    """All of it, in slices of at most ``budget`` bytes or one row."""
+    while not transfer.launched:
+        pending, size = transfer.launch(DEVICE, torch.from_numpy, budget)
+        assert pending.done() and 0 < size <= max(budget, ROW_BYTES)
+    return transfer
+
+
+def to_host(kv: KVCache, paged: PagedState, first_row: int = 0, budget: int = 100) -> HostState:
+    return moved(Leaving(kv, DEVICE, paged, first_row), budget).host
+
+
+def from_host(kv: KVCache, pool: PagePool, host: HostState, budget: int = 100) -> PagedState:
+    return moved(Arriving(kv, pool, host), budget).paged
+
+
+@pytest.mark.parametrize("budget", [1, 2 * ROW_BYTES + 1, 1 << 20])
+def test_to_the_host_and_back(budget: int) -> None:
     kv, pool = cache(20), PagePool(20, 3)
     paged = state_in_pages(kv, pool, 29)
-    host = to_host(kv, paged)
+    host = to_host(kv, paged, 0, budget)
     assert torch.equal(host.memory_rows, rows(6)) and torch.equal(host.window_rows, rows(6, 1))
     paged.release()
     pool.allocate(2)  # other pages than before
-    back = from_host(kv, pool, host)
+    back = from_host(kv, pool, host, budget)
     assert back.state == host.state
-    again = to_host(kv, back, first_row=4)
+    again = to_host(kv, back, 4, budget)
     assert torch.equal(again.memory_rows, rows(6)[4:]) and again.first_row == 4
     with pytest.raises(ValueError, match="first row"):
         from_host(kv, pool, again)

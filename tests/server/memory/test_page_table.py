@@ -153,6 +153,7 @@ class Readers(RuleBasedStateMachine):
             assert table.length == len(rows)
             assert [self.slots[s] for s in table.slots(0, len(rows)).tolist()] == rows
             assert table.wasted_slots == len(table.pages) * 3 - len(rows)
+            assert list(table.as_tuple) == table.pages
 
     @invariant()
     def every_page_is_accounted_for(self) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from memoserve.models.batch import ForwardBatch, RowSplit
+from memoserve.models.batch import ForwardBatch, RowSplit, split_rows
 from memoserve.models.config import parse_config
 from memoserve.models.layers import BeaconLM, project
 from memoserve.models.loader import build_model
@@ -17,6 +18,12 @@ from tests.server.fixtures import random_tensors, tiny_config
 
 IDS = torch.tensor([5, 9, 0, 11, 30, 0])
 FLAGS = torch.tensor([False, False, True, False, False, True])
+
+
+def split_of(flags: Tensor) -> RowSplit:
+    rows = split_rows(flags.numpy())
+    assert rows is not None
+    return RowSplit(*map(torch.from_numpy, rows))
 
 
 class DenseAttend:
@@ -45,15 +52,14 @@ def model(**changes: Any) -> BeaconLM:
 def run(lm: BeaconLM, rows: list[int] | None, ids: Tensor = IDS) -> tuple[Tensor, DenseAttend]:
     wanted = None if rows is None else torch.tensor(rows, dtype=torch.long)
     attend = DenseAttend(wanted, lm.config.num_layers)
-    return lm(ForwardBatch(ids, RowSplit.of(FLAGS), wanted, attend)), attend
+    return lm(ForwardBatch(ids, split_of(FLAGS), wanted, attend)), attend
 
 
 def test_row_split_undoes_itself() -> None:
-    split = RowSplit.of(FLAGS)
-    assert split is not None
+    split = split_of(FLAGS)
     assert (split.raw.tolist(), split.beacon.tolist()) == ([0, 1, 3, 4], [2, 5])
     assert torch.cat([IDS[split.raw], IDS[split.beacon]])[split.merge].tolist() == IDS.tolist()
-    assert RowSplit.of(torch.zeros(4, dtype=torch.bool)) is None
+    assert split_rows(np.zeros(4, dtype=np.bool_)) is None
 
 
 def test_each_row_goes_through_one_projection() -> None:
@@ -63,11 +69,11 @@ def test_each_row_goes_through_one_projection() -> None:
         layer.register_forward_pre_hook(lambda _, x, n=name: seen.update({n: x[0].shape[0]}))
     x = torch.randn(6, 3)
     with torch.no_grad():
-        out = project(x, raw, beacon, RowSplit.of(FLAGS))
+        out = project(x, raw, beacon, split_of(FLAGS))
     assert seen == {"raw": 4, "beacon": 2}
     with torch.no_grad():
         torch.testing.assert_close(out, torch.where(FLAGS[:, None], beacon(x), raw(x)))
-        torch.testing.assert_close(project(x, raw, None, RowSplit.of(FLAGS)), raw(x))
+        torch.testing.assert_close(project(x, raw, None, split_of(FLAGS)), raw(x))
         torch.testing.assert_close(project(x, raw, beacon, None), raw(x))
 
 

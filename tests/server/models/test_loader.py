@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
+import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -18,9 +21,10 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from memoserve.errors import InvalidArgument
+from memoserve.errors import FailedPrecondition, InvalidArgument, ResourceExhausted
 from memoserve.memory.window import RatioSchedule
-from memoserve.models.loader import load_model, resolve_directory
+from memoserve.models import loader
+from memoserve.models.loader import load_model, resolve_directory, usable_device
 from tests.server.fixtures import (
     make_driver,
     random_ids,
@@ -168,6 +172,109 @@ def test_types(dtype: str, tmp_path: Path) -> None:
     assert found.dtype == getattr(torch, dtype)
     error = ((found.double() - wanted).norm() / wanted.norm()).item()
     assert error < {"bfloat16": 0.05, "float32": 1e-5, "float64": 1e-12}[dtype]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_on_a_gpu_weights_are_bfloat16_unless_asked_for(
+    dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The meta device stands for a GPU: it has a place, and no values."""
+    meta = torch.device("meta")
+    config = tiny_config(torch_dtype=dtype)
+    tensors = random_tensors(config, dtype=getattr(torch, dtype))
+    directory = str(write_checkpoint(tmp_path, config, tensors, shards=2))
+    with caplog.at_level(logging.INFO):
+        model = load_model(directory, device=meta)
+    parameters = list(model.model.parameters())
+    assert {(p.dtype, p.device) for p in parameters} == {(torch.bfloat16, meta)}
+    assert (f"the checkpoint's are {dtype}" in caplog.text) == (dtype != "bfloat16")
+    asked = load_model(directory, device=meta, dtype="float32")
+    assert asked.dtype == torch.float32
+    assert asked.fingerprint != model.fingerprint
+
+
+def test_weights_go_over_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second copy of them on the host: nothing is read before its predecessor is over."""
+    config = tiny_config()
+    tensors = random_tensors(config)
+    directory = write_checkpoint(tmp_path, config, tensors, shards=3)
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most = [0]
+    opened: Any = safe_open
+
+    class Watched:
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            self.file: Any = opened(*arguments, **more)
+
+        def __enter__(self) -> Watched:
+            self.file.__enter__()
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self.file.__exit__(*error)
+
+        def keys(self) -> list[str]:
+            return list(self.file.keys())
+
+        def get_tensor(self, name: str) -> torch.Tensor:
+            tensor: torch.Tensor = self.file.get_tensor(name)
+            alive.add(tensor)
+            most[0] = max(most[0], len(alive))
+            return tensor
+
+    monkeypatch.setattr(loader, "safe_open", Watched)
+    load_model(str(directory), device=torch.device("meta"))
+    assert most == [1] and len(tensors) > 10
+
+
+def test_weights_that_do_not_fit_are_told_with_their_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config()
+    tensors = random_tensors(config)
+    directory = str(write_checkpoint(tmp_path, config, tensors, shards=2))
+
+    def lacks(*_: object) -> NoReturn:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(loader, "_read_tensors", lacks)
+    with pytest.raises(ResourceExhausted) as caught:
+        load_model(directory, dtype="bfloat16")
+    size = 2 * sum(tensor.numel() for tensor in tensors.values())
+    assert caught.value.reason == "DEVICE_TOO_SMALL"
+    assert caught.value.metadata == {"bytes_needed": str(size)}
+    assert f"{size} bytes in bfloat16" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "capability", "said"),
+    [
+        ("cuda", 0, (9, 0), "finds 0 CUDA devices"),
+        ("cuda:2", 2, (9, 0), "finds 2 CUDA devices"),
+        ("cuda", 1, (7, 5), "capability 8.0 or later is needed, 7.5 found"),
+    ],
+)
+def test_a_device_that_cannot_be_used_is_refused(
+    name: str,
+    count: int,
+    capability: tuple[int, int],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    with pytest.raises(FailedPrecondition, match=said) as caught:
+        usable_device(name)
+    assert (caught.value.subject, caught.value.reason) == ("device", "NO_SUCH_DEVICE")
+
+
+def test_devices_that_can_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 0))
+    for name in ("cpu", "cuda", "cuda:1"):
+        assert usable_device(name) == torch.device(name)
 
 
 def test_tied_models_share_the_head(tmp_path: Path) -> None:
