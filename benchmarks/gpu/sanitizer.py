@@ -17,6 +17,8 @@ from benchmarks.gpu.small_kernels import MARK
 
 TOOL = "compute-sanitizer"
 # PyTorch asks the driver for things it may lack; what a kernel does wrong raises there too.
+# Of the time left: the first tool leaves some for the second.
+SHARES = {"memcheck": 0.5}
 OPTIONS = {"memcheck": ("--report-api-errors", "no")}
 # One line of its report opens each finding.
 _FINDING = re.compile(
@@ -62,7 +64,7 @@ def _run_tool(bench: Bench, tool: str) -> None:
         command += ["--progress", f"{scratch}/progress", "--seed", str(bench.seed)]
         command += ["--deadline", str(bench.deadline)]
         command += ["--dry"] if bench.machine.dry else []
-        report, code = _said(command, max(bench.seconds_left, 1.0))
+        report, code = _said(command, max(bench.seconds_left * SHARES.get(tool, 1.0), 1.0))
         bad = [r for r in read_rows(Path(scratch) / "small kernels.csv") if _is_bad(r)]
     by_kernel, counted = findings(report), summary(report)
     for kernel, lines in by_kernel.items():

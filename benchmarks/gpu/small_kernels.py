@@ -55,8 +55,8 @@ def rows(bench: Bench) -> None:
         check = check_rows.check_eight_bits
         bench.guard("evict", label, check, bench, label, form, torch.int8, seed)
         _announce("rms_norm, add_rms_norm, silu_mul")
-        norms = check_rows.check_element_wise
-        bench.guard("norms", label, norms, bench, label, 200, form.dtype, seed)
+        for element_wise in (check_rows.check_norms, check_rows.check_gate):
+            bench.guard("norms", label, element_wise, bench, label, 200, form.dtype, seed)
     _announce("end")
 
 

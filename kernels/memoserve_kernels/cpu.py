@@ -37,7 +37,7 @@ def window_attention(
 ) -> None:
     """As ``reference.window_attention``; float32 and bfloat16."""
     if memory is not None or lse is not None:
-        # Nothing on a CPU asks for these while serving.
+        # 8-bit memories are right on a CPU, not fast.
         reference.window_attention(q, kv, layout, scale, memory, out, lse)
         return
     for sequence in layout.sequences:

@@ -114,6 +114,8 @@ def evict_window(
     size = kv.shape[4]
     source_page, source_offset = sources // size, sources % size
     rows = kv[:, :, source_page, :, source_offset]  # advanced dims first: [n, L, 2, K, D]
+    if memory is not None:  # rounded once, to 8 bits, and not to the type of kv before
+        rows = rows.to(torch.promote_types(torch.float32, rows.dtype))
     num, layers, _, heads, dim = rows.shape
     keys = rotate(rows[:, :, 0].reshape(num, layers * heads, dim), rotation)
     moved = torch.stack([keys.view(num, layers, heads, dim), rows[:, :, 1]], dim=2)

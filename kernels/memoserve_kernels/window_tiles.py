@@ -68,7 +68,11 @@ def choose_tiles(
     if has_descriptors(arch):
         if head_dim > 128:
             return WindowTiles(64 if eight_bits else 128, 32, 8, 3)
-        return WindowTiles(128, 64, 8, 3 if eight_bits and arch >= 100 else 5)
+        if eight_bits and arch >= 100:
+            # The mask of a padded head dim takes registers too.
+            padded = head_dim & (head_dim - 1) != 0
+            return WindowTiles(128, 64, 8, 2 if padded else 3)
+        return WindowTiles(128, 64, 8, 5)
     if head_dim > 128:
         return WindowTiles(64, 32, 8, 3)
     return WindowTiles(128, 32 if eight_bits else 64, 8, 5)

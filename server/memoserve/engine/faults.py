@@ -19,6 +19,9 @@ _LOST: Final = (
     "misaligned address",
     "device-side assert",
     "launch failure",
+    "launch timed out",
+    "uncorrectable",
+    "hardware stack error",
 )
 
 

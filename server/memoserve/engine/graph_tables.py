@@ -87,7 +87,7 @@ def graph_tables(
     Raises ValueError for one whose work cannot be captured.
     """
     backend = ops.backend_name(device.where, cache.shape.dtype)
-    if backend == "triton":
+    if backend in ("triton", "flash"):  # flash decodes with the Triton kernels
         return StaticTables(layout, num_heads, cache, device)
     if device.where.type != "cpu":
         raise ValueError(f"graphs are made of the triton kernels; the backend is {backend}")

@@ -132,7 +132,7 @@ class ModelRunner:
         return [parts[id(chunk)] for chunk in chunks]
 
     def _forward(self, step: Step) -> Tensor:
-        """Logits of the wanted rows; nothing here waits for the device."""
+        """Logits of the wanted rows; waits for no result (uploads wait unless they are pinned)."""
         self._check_ids(step.integers["ids"])
         replayed = self.graphs.run(step) if self.graphs is not None else None
         if replayed is not None:

@@ -93,12 +93,17 @@ class Sampler:
         """A token a turn, or why there is none; what befalls one turn is no other's matter."""
         if not turns:
             return []
+        generators = [g for turn in turns if (g := turn.generator) is not None]
+        states = [generator.get_state() for generator in generators]
         try:
             return self._fetch(turns)
         except Exception:
             log.exception("drawing for %d sequences failed; each is tried alone", len(turns))
         # Outside the handler, which keeps alive what the failed attempt had allocated.
         self._uploads.device.empty_cache()
+        # Some have drawn: a seeded request gets the tokens it would have got.
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
         return [self._draw_alone(turn) for turn in turns]
 
     def _draw_alone(self, turn: Turn) -> int | Exception:
@@ -114,7 +119,7 @@ class Sampler:
 
 
 def draw(turns: Sequence[Turn], upload: Upload) -> Tensor:
-    """Next tokens, int64 ``[turns]``, where the logits are; nothing here waits for the device.
+    """Next tokens, int64 ``[turns]``, where the logits are; waits for no result of the device.
 
     -1 where the largest logit is not finite, so that a broken sequence fails alone and does not
     answer nonsense. A token depends on its own turn only, whatever turns are beside it.

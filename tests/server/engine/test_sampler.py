@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -241,3 +242,23 @@ def test_wrong_parameters_are_named(field: str, value: float) -> None:
     with pytest.raises(InvalidArgument) as caught:
         SamplingParams(**{field: value})  # type: ignore[arg-type]
     assert caught.value.field == f"sampling.{field}"
+
+
+def test_a_failed_draw_moves_no_generator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a step's draw fails half way and all draw again alone, seeds give the same tokens."""
+    params = SamplingParams(temperature=1.0, seed=7)
+    rows = torch.randn(40, 50, generator=torch.Generator().manual_seed(1))
+
+    def turns() -> list[Turn]:
+        return [Turn(row, params, (), params.generator(row.device)) for row in rows]
+
+    wanted = Sampler(UPLOADS).draw(turns())
+    draw_wide, calls = sampler._draw_wide, itertools.count()
+
+    def failing(*arguments: Any) -> torch.Tensor:
+        if next(calls) == 1:  # the second part of the first attempt
+            raise torch.OutOfMemoryError("no room")
+        return draw_wide(*arguments)
+
+    monkeypatch.setattr(sampler, "_draw_wide", failing)
+    assert Sampler(UPLOADS).draw(turns()) == wanted

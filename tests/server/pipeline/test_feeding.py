@@ -73,10 +73,10 @@ def test_a_text_with_seams_is_not_cut(tokenizer: TextTokenizer) -> None:
 
 @pytest.mark.parametrize("mark", SEAMLESS[:5])
 async def test_a_run_without_a_seam_can_be_asked_about(house: House, mark: str) -> None:
-    await house.memorize("book", "Ada built the bridge. " + mark * 5_000)
+    await house.memorize("book", "Ada built the bridge. " + mark * 3_000)
     assert len(house.contents("book").pending_text) < MAX_PENDING_CHARS
     assert await house.answer("book", sampling=FEW) is not None
-    await house.memorize("book", mark * 3_000)
+    await house.memorize("book", mark * 2_500)
     assert len(house.contents("book").pending_text) < MAX_PENDING_CHARS
 
 
