@@ -11,6 +11,7 @@ from memoserve.errors import InvalidArgument
 EMBEDDED_MODEL = Path(__file__).parent / "assets" / "tiny"
 DTYPES = ("auto", "float32", "bfloat16")
 MEMORY_DTYPES = ("auto", "int8", "fp8")
+DEVICE_FEATURES = ("graphs", "pinned_uploads", "async_copies")
 DEVICE_NAME = re.compile(r"cpu|cuda(:\d{1,3})?")
 NOT_NEGATIVE = (
     "pool_bytes",
@@ -29,7 +30,8 @@ class ServerConfig:
 
     ``model`` is a directory or a Hub name. ``device`` is cpu, cuda or cuda:N; ``dtype`` "auto" is
     the checkpoint's own on a CPU, bfloat16 on a GPU; ``memory_dtype`` int8 or fp8 keeps compressed
-    rows in 8 bits. ``num_pages`` 0 derives the pool from ``pool_bytes``; that and ``page_size`` 0,
+    rows in 8 bits; ``device_features`` switches on what of ``DEVICE_FEATURES`` no GPU has measured
+    yet. ``num_pages`` 0 derives the pool from ``pool_bytes``; that and ``page_size`` 0,
     and ``step_target_s`` None, are the device's defaults (``engine.build``). ``metrics_port`` None
     serves no metrics, 0 lets the system choose. ``ratio`` is used where neither request nor
     checkpoint settles one. ``tls_cert`` and ``tls_key`` are PEM files, both or none;
@@ -41,6 +43,7 @@ class ServerConfig:
     dtype: str = "auto"
     memory_dtype: str = "auto"
     device: str = "cpu"
+    device_features: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 50051
     insecure: bool = False
@@ -67,6 +70,7 @@ class ServerConfig:
             raise InvalidArgument("memory_dtype", f"{self.memory_dtype!r}; known: {known}")
         if not DEVICE_NAME.fullmatch(self.device):
             raise InvalidArgument("device", f"{self.device!r}; known: cpu, cuda, cuda:N")
+        self._check_features()
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InvalidArgument("tls_key", "a certificate and its key are given together")
         if self.tls_client_ca is not None and self.tls_cert is None:
@@ -78,3 +82,11 @@ class ServerConfig:
                 raise InvalidArgument(name, f"{getattr(self, name)} must not be negative")
         if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
             raise InvalidArgument("metrics_port", f"{self.metrics_port} is not a port")
+
+    def _check_features(self) -> None:
+        for name in self.device_features:
+            if name not in DEVICE_FEATURES:
+                known = ", ".join(DEVICE_FEATURES)
+                raise InvalidArgument("device_features", f"{name!r}; known: {known}")
+        if self.device_features and self.device == "cpu":
+            raise InvalidArgument("device_features", "a CPU has none of them")

@@ -7,6 +7,7 @@ it is never counted as a number to match (``test_quirk``).
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ from memoserve.models.loader import load_model
 from tests.server.fixtures import make_driver, make_model, write_checkpoint
 from tests.server.golden import Case, golden_directory, golden_paths
 from tests.server.golden_batch import NUM_RANDOM, alone, submit_all
+
+if os.environ.get("MEMOSERVE_BACKEND") == "triton":
+    # Minutes a test in Triton's interpreter.
+    pytestmark = pytest.mark.timeout(1800)
 
 CASES = [Case(path) for path in golden_paths()]
 PLAIN = [case for case in CASES if case.quirk is None]

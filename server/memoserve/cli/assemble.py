@@ -17,6 +17,7 @@ from memoserve.engine.build import (
     kv_shape,
     policy_of,
 )
+from memoserve.engine.device import DeviceOptions
 from memoserve.engine.worker import EngineWorker
 from memoserve.errors import InvalidArgument
 from memoserve.generators.base import Generator
@@ -171,6 +172,7 @@ def _engine_options(config: ServerConfig) -> EngineOptions:
         target_s=config.step_target_s,
         device=config.device,
         memory_dtype=config.memory_dtype,
+        features=DeviceOptions(**dict.fromkeys(config.device_features, True)),
     )
 
 

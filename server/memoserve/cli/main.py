@@ -60,6 +60,11 @@ def _add_serve(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     p.add_argument("--model", default=None, help="directory or Hub name (default: the tiny one)")
     p.add_argument("--device", default="cpu", help="where the model runs: cpu, cuda or cuda:N")
     p.add_argument(
+        "--device-features",
+        default="",
+        help="on a GPU, not yet measured on one: graphs,pinned_uploads,async_copies",
+    )
+    p.add_argument(
         "--dtype",
         default="auto",
         help="float32, bfloat16, or auto: the checkpoint's on a CPU, bfloat16 on a GPU",
@@ -104,6 +109,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             dtype=arguments.dtype,
             memory_dtype=arguments.memory_dtype,
             device=arguments.device,
+            device_features=tuple(filter(None, arguments.device_features.split(","))),
             host=arguments.host,
             port=arguments.port,
             insecure=arguments.insecure,

@@ -47,6 +47,7 @@ def test_defaults_are_those_of_the_configuration(monkeypatch: pytest.MonkeyPatch
     changed = ["--ratio", "8", "--pool-mib", "2", "--page-size", "4", "--threads", "1"]
     changed += ["--keep-versions", "5", "--generator", "memory-model", "--metrics-port", "0"]
     changed += ["--device", "cuda:1", "--memory-dtype", "int8"]
+    changed += ["--device-features", "graphs,async_copies"]
     changed += ["--tls-cert", "c.pem", "--tls-key", "k.pem", "--tls-client-ca", "ca.pem"]
     assert main(["serve", "--data-dir", "~/y", "--dtype", "bfloat16", *changed]) == 0
     assert served[1] == dataclasses.replace(
@@ -55,6 +56,7 @@ def test_defaults_are_those_of_the_configuration(monkeypatch: pytest.MonkeyPatch
         dtype="bfloat16",
         device="cuda:1",
         memory_dtype="int8",
+        device_features=("graphs", "async_copies"),
         ratio=8,
         pool_bytes=2 << 20,
         page_size=4,
@@ -135,6 +137,8 @@ def test_exit_codes(
         (["--dtype", "int8"], "dtype"),
         (["--memory-dtype", "int4"], "memory_dtype"),
         (["--device", "tpu"], "device"),
+        (["--device-features", "graphs"], "device_features"),
+        (["--device", "cuda", "--device-features", "speed"], "device_features"),
         (["--device", "cuda:x"], "device"),
         (["--device", "cuda:99"], "device"),
         (["--page-size", "-1"], "page_size"),
