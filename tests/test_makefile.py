@@ -19,8 +19,15 @@ X86 = platform.machine() == "x86_64"
 
 
 def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """A command as from a shell: of the make that runs these tests it knows nothing."""
+    ours = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "ARGS"}
     return subprocess.run(
-        [str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False
+        [str(word) for word in command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={name: value for name, value in os.environ.items() if name not in ours},
     )
 
 
