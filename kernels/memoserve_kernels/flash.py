@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,25 +60,12 @@ def window_attention(
         triton_backend.window_attention(q, kv, layout, scale, memory, out, lse)
         return
     size = kv.shape[3]
-    causal, others = layout.once("flash", lambda: _divide(layout))
+    causal, others = layout.divided("causal", lambda sequence: sequence.causal)
     if others.sequences:
         triton_backend.window_attention(q, kv, others, scale, None, out, lse)
     if causal.sequences:
         packed = layout.once(("flash", size), lambda: _pack(causal, size))
         _attend(q, kv, packed, scale, out, lse)
-
-
-def _divide(layout: AttentionLayout) -> tuple[AttentionLayout, AttentionLayout]:
-    """The causal sequences, and the others."""
-    causal, others = (
-        replace(
-            layout,
-            sequences=tuple(s for s in layout.sequences if s.causal is wanted),
-            _derived={},
-        )
-        for wanted in (True, False)
-    )
-    return causal, others
 
 
 @dataclass(frozen=True)

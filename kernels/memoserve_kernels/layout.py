@@ -144,14 +144,18 @@ class AttentionLayout:
             return self.upload(values)
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.columns.device)
 
-    def divided(self, few_rows: int) -> tuple[AttentionLayout, AttentionLayout]:
-        """The sequences with at most ``few_rows`` query rows, and the others."""
-        return self.once(("divided", few_rows), lambda: self._divide(few_rows))
+    def divided(
+        self, key: Hashable, belongs: Callable[[SequenceLayout], bool]
+    ) -> tuple[AttentionLayout, AttentionLayout]:
+        """The sequences that ``belongs`` names, and the others; made once a ``key``."""
+        return self.once(("divided", key), lambda: self._divide(belongs))
 
-    def _divide(self, few_rows: int) -> tuple[AttentionLayout, AttentionLayout]:
-        few = [s.last_row - s.first_row <= few_rows for s in self.sequences]
+    def _divide(
+        self, belongs: Callable[[SequenceLayout], bool]
+    ) -> tuple[AttentionLayout, AttentionLayout]:
+        named = [belongs(sequence) for sequence in self.sequences]
         both = (
-            tuple(s for s, is_few in zip(self.sequences, few, strict=True) if is_few is wanted)
+            tuple(s for s, own in zip(self.sequences, named, strict=True) if own is wanted)
             for wanted in (True, False)
         )
         first, second = (replace(self, sequences=part, _derived={}) for part in both)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from functools import cache
 from types import ModuleType
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from memoserve_kernels.layout import AttentionLayout, MemoryPages, Rotation
+from memoserve_kernels.layout import AttentionLayout, MemoryPages, Rotation, SequenceLayout
 
 BACKENDS: Final = ("reference", "cpu", "triton", "flash")
 _CPU_TYPES: Final = (torch.float32, torch.bfloat16)
@@ -45,8 +46,12 @@ def backend_name(device: torch.device, dtype: torch.dtype) -> str:
 def _backend(x: Tensor) -> ModuleType:
     """The module with a function for each door; Triton is imported only where it is used."""
     name = backend_name(x.device, x.dtype)
-    module = "triton_backend" if name == "triton" else name
-    return importlib.import_module(f"memoserve_kernels.{module}")
+    return _module("triton_backend" if name == "triton" else name)
+
+
+@cache
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"memoserve_kernels.{name}")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -135,6 +140,10 @@ def paged_decode(
     return out
 
 
+def _has_few_rows(sequence: SequenceLayout) -> bool:
+    return sequence.last_row - sequence.first_row <= DECODE_ROWS
+
+
 def attention(
     q: Tensor,
     kv: Tensor,
@@ -145,7 +154,7 @@ def attention(
 ) -> Tensor:
     """A step of any mix: decode steps through ``paged_decode``, the rest ``window_attention``."""
     out = torch.empty_like(q)
-    few, many = layout.divided(DECODE_ROWS)
+    few, many = layout.divided("few rows", _has_few_rows)
     if many.sequences:
         window_attention(q, kv, many, scale, memory=memory, out=out)
     if few.sequences:

@@ -98,7 +98,7 @@ def test_causal_sequences_go_to_flash_attn_and_the_others_to_triton(
 
 def test_rows_that_no_sequence_names_are_left_alone(fake: FakeFlash) -> None:
     step = make_step([Shape(3, 5), Shape(4, 2)], dtype=torch.float16)
-    few, many = step.layout.divided(3)
+    few, many = step.layout.divided("few", lambda s: s.last_row - s.first_row <= 3)
     for layout in (many, few):
         check(Step(**{**vars(step), "layout": layout}))
     assert [call["rows"] for call in fake.calls] == [[0, 4], [0, 3]]

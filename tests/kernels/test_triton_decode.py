@@ -18,7 +18,6 @@ from memoserve_kernels.layout import AttentionLayout, SequenceLayout
 from tests.kernels.attention_cases import Shape, Step, make_step
 
 # Bounds of loops that a kernel computes: the interpreter makes integers of arrays of one number.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Small enough that short tables cross the borders of tiles, and few readers fill the larger one.
 SMALL = (DecodeTiles(16, 16, 4, 1, 1), DecodeTiles(64, 16, 4, 1, 1))

@@ -22,7 +22,6 @@ from memoserve_kernels.window_tiles import WindowTiles, choose_tiles
 from tests.kernels.attention_cases import Shape, Step, make_step
 
 # Bounds of loops that a kernel computes: the interpreter makes integers of arrays of one number.
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Small enough that short sequences cross the borders of tiles in both directions.
 SMALL = WindowTiles(block_m=16, block_n=16, num_warps=4, num_stages=1)

@@ -27,7 +27,6 @@ from tests.server.fixtures import Driver, Outcome, random_ids, tiny_model
 # Bounds of loops that a kernel computes: the interpreter makes integers of arrays of one number.
 # And the log-sum-exp of a row that sees none of some keys is minus infinity.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim > 0"),
     pytest.mark.filterwarnings("ignore:divide by zero encountered in log2"),
 ]
 GRAPHED = DeviceOptions(graphs=True, pinned_uploads=True)
