@@ -1,4 +1,4 @@
-"""Packaging: four packages, each below the folder its part of the house lives in.
+"""Packaging: five packages, each below the folder its part of the house lives in.
 
 The bare install is the client and the generated stubs; what the server, a GPU, training and
 development need on top stands in the extras. Ranges say what the code runs on; the versions
@@ -19,6 +19,7 @@ ROOTS = {
     "memoserve_kernels": "kernels",
     "memoserve_proto": "protos",
     "memoserve_client": "clients/python",
+    "memoserve_training": "training",
 }
 
 CLIENT = [
@@ -48,7 +49,8 @@ SERVER = [
 # The Triton that a CUDA build of torch brings is the right one; this only names the floor.
 GPU = ["triton>=3.6,<4"]
 
-TRAIN = ["torch>=2.11,<3", "safetensors>=0.6,<1", "tqdm>=4.66,<5"]
+# Training stands on the server's models and tokenizers.
+TRAIN = SERVER
 
 DEV = [
     "setuptools>=77.0.3",

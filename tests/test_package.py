@@ -26,6 +26,7 @@ FOLDERS = {
     "memoserve_kernels": "kernels/memoserve_kernels",
     "memoserve_proto": "protos/memoserve_proto",
     "memoserve_client": "clients/python/memoserve_client",
+    "memoserve_training": "training/memoserve_training",
 }
 CLIENT_PACKAGES = ("memoserve_proto", "memoserve_client")
 SERVER_PACKAGES = ("memoserve", "memoserve_kernels")
@@ -132,6 +133,8 @@ def test_every_import_is_declared(package: str, metadata: Message) -> None:
     declared = _names(_requirements(metadata))
     if package in SERVER_PACKAGES:
         declared |= _names(_requirements(metadata, "server") + _requirements(metadata, "gpu"))
+    if package == "memoserve_training":
+        declared |= _names(_requirements(metadata, "train"))
     missing = {
         name for name in _third_party_imports(package) if not _distributions(name) & declared
     }

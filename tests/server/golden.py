@@ -118,7 +118,10 @@ class Case:
         )
 
     def assert_logits(self, outcome: Outcome, key: str) -> None:
-        self.assert_close(outcome.logits, self.golden(f"{key}.logits"), f"{key} logits")
+        self.assert_logits_of(outcome.logits, key)
+
+    def assert_logits_of(self, logits: Tensor, key: str) -> None:
+        self.assert_close(logits, self.golden(f"{key}.logits"), f"{key} logits")
 
     def assert_memory(self, driver: Driver, handle: MemoryHandle, key: str) -> None:
         """Sink, beacons and open window, un-rotated, against ``golden.{key}.*``."""

@@ -35,6 +35,8 @@ from memoserve.models.loader import (
 )
 from memoserve.models.tokenizer import TextTokenizer
 from memoserve.pipeline.clues import ClueRules
+from memoserve.pipeline.prompt_file import read_prompts
+from memoserve.pipeline.prompts import BUILT_IN, PromptSet
 from memoserve.pipeline.residents import Residents
 from memoserve.pipeline.runtime import PAGE_KEYS, Limits, Runtime
 from memoserve.pipeline.service import MemoPipeline
@@ -54,6 +56,7 @@ class Parts:
     model: LoadedModel
     tokenizer: TextTokenizer
     embedder: Embedder
+    prompts: PromptSet = BUILT_IN
 
 
 @dataclass(frozen=True)
@@ -73,18 +76,19 @@ class Assembled:
 def assemble(config: ServerConfig) -> Assembled:
     """Load everything a configuration names; the engine's thread runs on return.
 
-    Raises InvalidArgument naming the option, ResourceExhausted for a pool too small for one
-    window or a device too small for the weights, FailedPrecondition for a device, a store or an
-    embedder that cannot be used.
+    Raises InvalidArgument naming the option or the file's field, ResourceExhausted for a pool too
+    small for one window or a device too small for the weights, FailedPrecondition for a device, a
+    store or an embedder that cannot be used.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     _device_of(config)  # before a model is fetched for it
     directory = resolve_directory(config.model)
+    prompts = read_prompts(directory)  # the weights may take minutes
     model = load_named(config, directory)
     tokenizer = TextTokenizer.from_directory(directory)
     embedder = load_minilm()
-    assembled = put_together(config, Parts(model, tokenizer, embedder))
+    assembled = put_together(config, Parts(model, tokenizer, embedder, prompts))
     assembled.closing.callback(embedder.close)
     return assembled
 
@@ -118,17 +122,18 @@ def put_together(config: ServerConfig, parts: Parts, limits: Limits | None = Non
     check_default_ratio(engine.rules, policy)
     worker = EngineWorker(engine)
     generators = _generators(config, parts, worker)
-    identity = _identity(model, tokenizer, embedder)
+    identity = _identity(parts)
     with ExitStack() as closing:
         store = Store.open(config.data_dir, keep_versions=config.keep_versions)
         closing.callback(store.close)
-        pages = {key: identity[key] for key in PAGE_KEYS}
+        pages = {key: identity.get(key) for key in PAGE_KEYS}
         indexing = ThreadPoolExecutor(INDEXING_THREADS, "memoserve-indexing")
         closing.callback(indexing.shutdown, cancel_futures=True)
         runtime = Runtime(
             model=model,
             model_info=_model_info(model, config),
             tokenizer=tokenizer,
+            prompts=parts.prompts,
             worker=worker,
             shape=kv_shape(model),
             policy=policy,
@@ -140,7 +145,7 @@ def put_together(config: ServerConfig, parts: Parts, limits: Limits | None = Non
             metrics=metrics,
             identity=identity,
             indexing=indexing,
-            clue_rules=ClueRules(),
+            clue_rules=ClueRules(acknowledgements=parts.prompts.acknowledgements),
             limits=limits or Limits(),
             device=config.device,
             backend=ops.backend_name(torch.device(config.device), model.dtype),
@@ -185,14 +190,16 @@ def _check_vocabulary(model: LoadedModel, tokenizer: TextTokenizer) -> None:
         )
 
 
-def _identity(model: LoadedModel, tokenizer: TextTokenizer, embedder: Embedder) -> dict[str, str]:
+def _identity(parts: Parts) -> dict[str, str]:
     """What a stored memory must agree with to be used by this server."""
-    return {
-        "model": model.name,
-        "model_fingerprint": model.fingerprint,
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-        "embedder_fingerprint": embedder.fingerprint,
+    identity = {
+        "model": parts.model.name,
+        "model_fingerprint": parts.model.fingerprint,
+        "tokenizer_fingerprint": parts.tokenizer.fingerprint,
+        "embedder_fingerprint": parts.embedder.fingerprint,
     }
+    prompts = parts.prompts.fingerprint
+    return identity if prompts is None else identity | {"prompts_fingerprint": prompts}
 
 
 def _model_info(model: LoadedModel, config: ServerConfig) -> ModelInfo:

@@ -77,8 +77,10 @@ def check_part_name(name: str) -> None:
         raise InvalidArgument("part", "must be 1 to 200 characters of A-Z a-z 0-9 . _ / -")
 
 
-def require_match(record: VersionRecord, expected: Mapping[str, str]) -> None:
+def require_match(record: VersionRecord, expected: Mapping[str, str | None]) -> None:
     """Refuse a version whose meta differs from ``expected`` (fingerprints, dtype, shapes).
+
+    None expects a key that is absent.
 
     Raises FailedPrecondition naming every key that differs, with both values.
     """

@@ -123,6 +123,7 @@ def _stage(
         model_fingerprint=runtime.identity["model_fingerprint"],
         tokenizer_fingerprint=runtime.identity["tokenizer_fingerprint"],
         embedder_fingerprint=runtime.identity["embedder_fingerprint"],
+        prompts_fingerprint=runtime.identity.get("prompts_fingerprint"),
         chunker_version=CHUNKER_VERSION,
         ratios=host.schedule.ratios,
         window=runtime.worker.rules.window,

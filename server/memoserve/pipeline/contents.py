@@ -57,7 +57,10 @@ class TextRun:
 
 @dataclass(frozen=True)
 class Contents:
-    """One version. ``memory_runs`` hold sink and beacon rows, ``token_runs`` all ids fed."""
+    """One version. ``memory_runs`` hold sink and beacon rows, ``token_runs`` all ids fed.
+
+    ``prompts_fingerprint`` is None, and absent from the manifest, with the built-in prompts.
+    """
 
     model: str
     model_fingerprint: str
@@ -77,6 +80,7 @@ class Contents:
     token_runs: tuple[Run, ...] = ()
     text_runs: tuple[TextRun, ...] = ()
     passage_runs: tuple[Run, ...] = ()
+    prompts_fingerprint: str | None = None
 
     @property
     def schedule(self) -> RatioSchedule:
@@ -107,6 +111,8 @@ class Contents:
         """As JSON values."""
         meta = asdict(self)
         meta["language"] = self.language.value
+        if self.prompts_fingerprint is None:
+            del meta["prompts_fingerprint"]
         return {"contents_format": FORMAT, **meta}
 
 

@@ -12,8 +12,7 @@ from memoserve.models.chat import Hole, Message, Prompt, Text, encode_prompt
 from memoserve.models.stream_encoder import StreamEncoder
 from memoserve.models.tokenizer import TextTokenizer
 from memoserve.pipeline.contents import Contents
-from memoserve.pipeline.prompts import prompts_of
-from memoserve.pipeline.values import Language
+from memoserve.pipeline.prompts import Prompts
 
 _TURN = "turn"
 
@@ -23,12 +22,11 @@ class Conversation:
     """Prompts of one language in the checkpoint's chat template."""
 
     tokenizer: TextTokenizer
-    language: Language
+    prompts: Prompts
 
     def _around_document(self, *later: Message) -> tuple[Prompt, Prompt]:
-        prompts = prompts_of(self.language)
-        before_text, after_text = prompts.context.split("{context}")
-        turns = [Message("user", Hole(_TURN)), Message("assistant", prompts.acknowledgement)]
+        before_text, after_text = self.prompts.context.split("{context}")
+        turns = [Message("user", Hole(_TURN)), Message("assistant", self.prompts.acknowledgement)]
         rendered = self.tokenizer.render_chat([*turns, *later], add_generation_prompt=True)
         before, after = rendered.split(_TURN)
         return (

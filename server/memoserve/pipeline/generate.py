@@ -11,7 +11,7 @@ from dataclasses import replace
 from memoserve.engine.sampler import SamplingParams
 from memoserve.errors import InvalidArgument
 from memoserve.generators.base import AnswerRequest, Evidence, Finished, GeneratedText
-from memoserve.pipeline.prompts import check_template, fill, prompts_of
+from memoserve.pipeline.prompts import check_template, fill
 from memoserve.pipeline.recall import (
     Asking,
     Tally,
@@ -207,7 +207,8 @@ class _Answer:
 
     def _answer_request(self, stored: Language, passages: Sequence[Passage]) -> AnswerRequest:
         query = self.query
-        prompts = prompts_of(stored if query.language is Language.AUTO else query.language)
+        language = stored if query.language is Language.AUTO else query.language
+        prompts = self.runtime.prompts.of(language)
         template = query.template or (prompts.summary if self._summarizes else prompts.answer)
         context = "\n\n".join(passage.text for passage in passages)
         return AnswerRequest(

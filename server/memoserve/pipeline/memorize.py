@@ -196,7 +196,9 @@ class _Job:
                 group.create_task(indexer.run())
                 opening = await Opening.read(pieces, self._language(base))
                 draft.language = opening.language
-                conversation = Conversation(self.runtime.tokenizer, opening.language)
+                conversation = Conversation(
+                    self.runtime.tokenizer, self.runtime.prompts.of(opening.language)
+                )
                 feeder = Feeder(ticket, draft, check)
                 feeder.start(self.runtime.tokenizer, conversation)
                 async for piece in opening.pieces():

@@ -1,11 +1,14 @@
 """The prompts, in English and Chinese: our wording of MemoRAG's tasks (arXiv 2409.05591).
 
 ``{context}`` and ``{input}`` are filled in one pass; what is filled in is never looked at again,
-so braces or template marks in a document mean nothing.
+so braces or template marks in a document mean nothing. A model directory may bring its own words
+(see ``prompt_file``); these are the ones of a model that brings none.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,9 +111,36 @@ ZH = Prompts(
 )
 
 
-def prompts_of(language: Language) -> Prompts:
-    """Prompts of a settled language."""
-    return ZH if language is Language.ZH else EN
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts a model is served with, in each language."""
+
+    en: Prompts
+    zh: Prompts
+
+    def of(self, language: Language) -> Prompts:
+        """Prompts of a settled language."""
+        return self.zh if language is Language.ZH else self.en
+
+    @property
+    def acknowledgements(self) -> tuple[str, ...]:
+        """What the memory is made to say behind the document; written again, it is no clue."""
+        return (self.en.acknowledgement, self.zh.acknowledgement)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """sha256 in hex over the words around the document, None where they are the built-in ones.
+
+        A stored memory begins with the opening words and is asked behind the closing ones. All
+        other prompts are a query's own: memories outlive a change of them.
+        """
+        words = [self.en.context, self.zh.context]
+        if words == [EN.context, ZH.context]:
+            return None
+        return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+BUILT_IN = PromptSet(en=EN, zh=ZH)
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

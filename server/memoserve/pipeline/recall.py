@@ -11,10 +11,10 @@ from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.sequence import SequenceRequest
 from memoserve.errors import InvalidArgument
 from memoserve.generators.writing import Written, write
-from memoserve.pipeline.clues import ClueLines, ClueRules, LineSplitter
+from memoserve.pipeline.clues import ClueLines, LineSplitter
 from memoserve.pipeline.conversation import Conversation
 from memoserve.pipeline.merging import merged
-from memoserve.pipeline.prompts import EN, ZH, fill, prompts_of
+from memoserve.pipeline.prompts import fill
 from memoserve.pipeline.residents import Resident
 from memoserve.pipeline.runtime import Runtime
 from memoserve.pipeline.sampling import MAX_NEW_TOKENS, resolve
@@ -93,9 +93,9 @@ async def write_from_memory(
     """Text that a memory writes on an instruction, in pieces of whole characters."""
     contents = asking.resident.contents
     language = contents.language if asking.language is Language.AUTO else asking.language
-    instruction = fill(prompts_of(language).clues[asking.kind], {"input": asking.query})
+    instruction = fill(runtime.prompts.of(language).clues[asking.kind], {"input": asking.query})
     # The closing words behind the document are those that go with its opening.
-    conversation = Conversation(runtime.tokenizer, contents.language)
+    conversation = Conversation(runtime.tokenizer, runtime.prompts.of(contents.language))
     ids = await in_thread(conversation.ask, contents, instruction)
     if len(ids) > runtime.limits.max_query_tokens:
         raise InvalidArgument(
@@ -184,14 +184,9 @@ async def recall_clues(
     A clue is dropped where it is empty, said twice, too short or the acknowledgement; dropped
     ones are told only with ``return_dropped``.
     """
-    rules = ClueRules(
-        runtime.clue_rules.min_words,
-        runtime.clue_rules.min_chars,
-        (EN.acknowledgement, ZH.acknowledgement),
-    )
     streams = []
     for resident in residents:
-        judge = ClueLines(rules)
+        judge = ClueLines(runtime.clue_rules)
         for kind in dict.fromkeys(query.kinds):
             asking = Asking(resident, kind, query.query, query.sampling, query.language, deadline)
             streams.append(_clues(runtime, asking, judge, query, tally))

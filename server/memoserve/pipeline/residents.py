@@ -53,10 +53,14 @@ class _Entry:
 
 
 class Residents:
-    """Opens versions. ``identity`` is what their manifest must match to be usable here."""
+    """Opens versions. ``identity`` is what their manifest must match (see ``require_match``)."""
 
     def __init__(
-        self, store: Store, worker: EngineWorker, identity: Mapping[str, str], dimension: int
+        self,
+        store: Store,
+        worker: EngineWorker,
+        identity: Mapping[str, str | None],
+        dimension: int,
     ) -> None:
         self._store = store
         self._worker = worker
@@ -252,4 +256,4 @@ def load_host_state(store: Store, record: VersionRecord, contents: Contents) -> 
             memory=record.name,
             version=record.version,
         )
-    return HostState(contents.schedule, contents.state, 0, memory, window)
+    return HostState(contents.schedule, contents.state, 0, (memory,), (window,))

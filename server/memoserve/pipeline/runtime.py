@@ -16,6 +16,7 @@ from memoserve.metrics import Metrics
 from memoserve.models.loader import LoadedModel
 from memoserve.models.tokenizer import TextTokenizer
 from memoserve.pipeline.clues import ClueRules
+from memoserve.pipeline.prompts import PromptSet
 from memoserve.pipeline.residents import Residents
 from memoserve.pipeline.values import ModelInfo
 from memoserve.retrieval.embedder import Embedder
@@ -35,7 +36,7 @@ class Limits:
 
 
 # Of an identity: what stored keys and values depend on, and what stored vectors depend on.
-PAGE_KEYS = ("model_fingerprint", "tokenizer_fingerprint")
+PAGE_KEYS = ("model_fingerprint", "tokenizer_fingerprint", "prompts_fingerprint")
 INDEX_KEYS = ("embedder_fingerprint",)
 
 
@@ -43,14 +44,16 @@ INDEX_KEYS = ("embedder_fingerprint",)
 class Runtime:
     """Parts of a running server.
 
-    ``identity`` is written into every version, to be matched when it is used. ``indexing`` runs
-    what waits for the embedder on behalf of Memorize calls, so that however many there are they
-    take no thread that a query needs.
+    ``identity`` is written into every version, to be matched when it is used; it lacks
+    ``prompts_fingerprint`` where the words around a document are the built-in ones. ``indexing``
+    runs what waits for the embedder on behalf of Memorize calls, so that however many there are
+    they take no thread that a query needs.
     """
 
     model: LoadedModel
     model_info: ModelInfo
     tokenizer: TextTokenizer
+    prompts: PromptSet
     worker: EngineWorker
     shape: KVShape
     policy: RatioPolicy
@@ -74,9 +77,9 @@ class Runtime:
             raise NotFound("generator", chosen)
         return self.generators[chosen]
 
-    def identity_of(self, keys: tuple[str, ...]) -> dict[str, str]:
-        """The part of the identity that a use depends on."""
-        return {key: self.identity[key] for key in keys}
+    def identity_of(self, keys: tuple[str, ...]) -> dict[str, str | None]:
+        """The part of the identity that a use depends on; None is a key that must be absent."""
+        return {key: self.identity.get(key) for key in keys}
 
     @property
     def stop_ids(self) -> frozenset[int]:

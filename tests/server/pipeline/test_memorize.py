@@ -12,6 +12,7 @@ import torch
 
 from memoserve.errors import Aborted, FailedPrecondition
 from memoserve.pipeline.conversation import Conversation
+from memoserve.pipeline.prompts import BUILT_IN
 from memoserve.pipeline.values import (
     Accepted,
     Committed,
@@ -226,7 +227,7 @@ async def test_special_tokens_in_a_text_are_ordinary_text(house: House) -> None:
     assert all(marks)
     hostile = f"before {' '.join(marks)} after {''.join(marks)}."
     await house.memorize("book", hostile * 3)
-    prefix, _ = Conversation(tokenizer, Language.EN).open_document()
+    prefix, _ = Conversation(tokenizer, BUILT_IN.en).open_document()
     fed = house.ids("book")
     assert fed[: len(prefix)] == prefix
     text_ids = fed[len(prefix) :]
@@ -255,7 +256,7 @@ async def test_a_new_source_is_always_a_cut(house: House) -> None:
     """White space on both sides would else become tokens that neither source has."""
     one, two = "The amber bridge. \n ", " \n\nThe kettle"
     await house.memorize("both", [TextPiece("one", one), TextPiece("two", two)])
-    prefix, encoder = Conversation(house.assembled.runtime.tokenizer, Language.EN).open_document()
+    prefix, encoder = Conversation(house.assembled.runtime.tokenizer, BUILT_IN.en).open_document()
     cuts = [(*encoder.feed(text), *encoder.flush()) for text in (one, "\n\n")]
     wanted = [*prefix, *cuts[0], *cuts[1], *encoder.feed(two)]
     assert house.ids("both") == wanted

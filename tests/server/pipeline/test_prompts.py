@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memoserve.errors import InvalidArgument
-from memoserve.pipeline.prompts import EN, ZH, Prompts, check_template, fill, prompts_of
+from memoserve.pipeline.prompts import BUILT_IN, EN, ZH, Prompts, check_template, fill
 from memoserve.pipeline.values import ClueKind, Language
 
 # Text that a second pass, str.format or a template language would read.
@@ -59,5 +59,5 @@ def test_our_own_prompts_have_their_holes(prompts: Prompts) -> None:
 
 
 def test_each_language_has_its_prompts() -> None:
-    assert prompts_of(Language.ZH) is ZH
-    assert prompts_of(Language.EN) is EN
+    assert BUILT_IN.of(Language.ZH) is ZH
+    assert BUILT_IN.of(Language.EN) is EN

@@ -10,12 +10,11 @@ import pytest
 
 from memoserve.errors import OutOfRange
 from memoserve.pipeline.conversation import Conversation
-from memoserve.pipeline.prompts import prompts_of
+from memoserve.pipeline.prompts import BUILT_IN
 from memoserve.pipeline.retrieve import SPREAD_PASSAGES
 from memoserve.pipeline.values import (
     Clue,
     ClueKind,
-    Language,
     Passage,
     Quote,
     SamplingOptions,
@@ -158,7 +157,7 @@ async def test_special_tokens_in_a_question_are_ordinary_text(house: House) -> N
     await house.memorize("a", make_text(3))
     tokenizer, contents = house.assembled.runtime.tokenizer, house.contents("a")
     marks = "".join(tokenizer.decode([i], skip_special=False) for i in tokenizer.special_ids)
-    talk = Conversation(tokenizer, Language.EN)
+    talk = Conversation(tokenizer, BUILT_IN.en)
 
     def specials(instruction: str) -> list[int]:
         return [i for i in talk.ask(contents, instruction) if i in tokenizer.special_ids]
@@ -174,9 +173,9 @@ async def test_the_pending_tail_is_asked_with_the_closing_words(house: House) ->
     await house.memorize("a", text)
     tokenizer, contents = house.assembled.runtime.tokenizer, house.contents("a")
     assert contents.pending_text
-    ids = Conversation(tokenizer, Language.EN).ask(contents, "Why?")
+    ids = Conversation(tokenizer, BUILT_IN.en).ask(contents, "Why?")
     whole = tokenizer.decode([*house.ids("a"), *ids])
-    before, after = prompts_of(Language.EN).context.split("{context}")
+    before, after = BUILT_IN.en.context.split("{context}")
     assert before + text + after in whole
     assert "Why?" in whole[whole.index(after) :]
 

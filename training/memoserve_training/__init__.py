@@ -1,0 +1,1 @@
+"""Training of memory models: the modules that serve, with attention that gradients follow."""
