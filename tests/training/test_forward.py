@@ -56,7 +56,8 @@ def logits_of(
     attend = TreeAttend(plan, model.rope, stand, trunk.device, dtype=torch.float64, lent=lent)
     with torch.no_grad():
         out: Tensor = model.model(forward_batch(plan, TreeIds(trunk, branches), attend))
-    return out.unflatten(0, (*branches.shape[:2], tokens))
+    logits: Tensor = out.unflatten(0, (*branches.shape[:2], tokens))
+    return logits
 
 
 @pytest.fixture(scope="module")

@@ -16,50 +16,8 @@ from torch import Tensor
 
 from memoserve.memory.window import Ints
 from memoserve.models.rope import Rope
+from memoserve_training.keys import Angles, Keys, Past, attention
 from memoserve_training.tree import Piece, Places, Tree
-
-
-@dataclass(frozen=True)
-class Angles:
-    """``cos``, ``sin`` ``[n, D/2]`` of the places that rows stand at."""
-
-    cos: Tensor
-    sin: Tensor
-
-    def at(self, rows: Tensor) -> Angles:
-        """Those of some rows."""
-        return Angles(self.cos[rows], self.sin[rows])
-
-    def turn(self, x: Tensor) -> Tensor:
-        """Rotate ``x [..., n, D]`` in at least float32."""
-        first, second = x.to(torch.promote_types(x.dtype, self.cos.dtype)).chunk(2, dim=-1)
-        turned = (first * self.cos - second * self.sin, second * self.cos + first * self.sin)
-        return torch.cat(turned, dim=-1).to(x.dtype)
-
-
-@dataclass(frozen=True)
-class _Keys:
-    """Keys ``[B, Q, K, n, D]`` before rotation and rotated, and values."""
-
-    bare: Tensor
-    turned: Tensor
-    values: Tensor
-
-    @classmethod
-    def at(cls, angles: Angles, bare: Tensor, values: Tensor) -> _Keys:
-        return cls(bare, angles.turn(bare), values)
-
-    def then(self, later: _Keys | None) -> _Keys:
-        if later is None:
-            return self
-        return _Keys(
-            torch.cat([self.bare, later.bare], dim=3),
-            torch.cat([self.turned, later.turned], dim=3),
-            torch.cat([self.values, later.values], dim=3),
-        )
-
-    def detach(self) -> _Keys:
-        return _Keys(self.bare.detach(), self.turned.detach(), self.values.detach())
 
 
 @dataclass(frozen=True)
@@ -72,39 +30,6 @@ class _Step:
     visible: Tensor
     sources: Tensor
     slots: Angles | None
-
-
-@dataclass(frozen=True)
-class _Past:
-    """Seen before the next piece: memory that branches share, a run's own, the open window.
-
-    ``tail``: the open window's first rows where all branches of a document share them too.
-    """
-
-    shared: _Keys | None = None
-    tail: _Keys | None = None
-    memory: tuple[_Keys, ...] = ()
-    window: _Keys | None = None
-
-    @property
-    def far(self) -> _Keys | None:
-        """What branches share."""
-        return self.shared.then(self.tail) if self.shared else self.tail
-
-    def survivors(self, sources: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys before rotation and values of some columns of the open window."""
-        window = self.window
-        assert window is not None  # the piece that closes it is part of it
-        if self.tail is None:
-            return window.bare.index_select(3, sources), window.values.index_select(3, sources)
-        length = self.tail.bare.shape[3]
-        early, late = sources[sources < length], sources[sources >= length] - length
-        shape = (-1, window.bare.shape[1], -1, -1, -1)
-        bare, values = (
-            torch.cat([x.index_select(3, early).expand(shape), y.index_select(3, late)], dim=3)
-            for x, y in ((self.tail.bare, window.bare), (self.tail.values, window.values))
-        )
-        return bare, values
 
 
 class TreeAttend:
@@ -176,7 +101,7 @@ class TreeAttend:
             self._parts(k, documents),
             self._parts(v, documents),
         )
-        out, past = self._walk(self._trunk, trunk_q, trunk_k, trunk_v, _Past())
+        out, past = self._walk(self._trunk, trunk_q, trunk_k, trunk_v, Past())
         outs = [] if out is None else [out.flatten(1, 2)]
         if tree.branches:
             past, lent = self._fork(past), self._lent
@@ -202,13 +127,13 @@ class TreeAttend:
         return (None, asked) if self._tree.branches else (asked, None)
 
     def _walk(
-        self, steps: list[_Step], q: Tensor | None, k: Tensor, v: Tensor, past: _Past
-    ) -> tuple[Tensor | None, _Past]:
+        self, steps: list[_Step], q: Tensor | None, k: Tensor, v: Tensor, past: Past
+    ) -> tuple[Tensor | None, Past]:
         """Rows of a run, piece by piece; ``[B, Q, asking, H, D]`` and what is seen behind it."""
         outs, asked = [], 0
         for step in steps:
             rows = step.piece.rows
-            new = _Keys.at(step.rows, k[..., rows, :], v[..., rows, :])
+            new = Keys.at(step.rows, k[..., rows, :], v[..., rows, :])
             past = replace(past, window=past.window.then(new) if past.window else new)
             if q is not None:
                 angles, visible = step.rows, step.visible
@@ -216,19 +141,19 @@ class TreeAttend:
                     angles, visible = angles.at(step.asking), visible[step.asking]
                 part = q[..., asked : asked + len(visible), :]
                 asked += len(visible)
-                outs.append(_attention(angles.turn(part), past, visible).transpose(2, 3))
+                outs.append(attention(angles.turn(part), past, visible).transpose(2, 3))
             if step.slots is not None:
                 past = self._close(past, step, step.slots)
         return (torch.cat(outs, dim=2) if outs else None), past
 
-    def _close(self, past: _Past, step: _Step, slots: Angles) -> _Past:
-        memory = (*past.memory, _Keys.at(slots, *past.survivors(step.sources)))
+    def _close(self, past: Past, step: _Step, slots: Angles) -> Past:
+        memory = (*past.memory, Keys.at(slots, *past.survivors(step.sources)))
         if self._detach_after is not None:
             early = len(memory) - self._detach_after
             memory = tuple(x.detach() if i < early else x for i, x in enumerate(memory))
-        return _Past(past.shared, memory=memory)
+        return Past(past.shared, memory=memory)
 
-    def _fork(self, past: _Past) -> _Past:
+    def _fork(self, past: Past) -> Past:
         """What branches begin with: the memories of their group, and the open window."""
         shared, window, lent = None, past.window, self._lent
         if past.memory:
@@ -236,59 +161,19 @@ class TreeAttend:
                 torch.cat(parts, dim=3).unflatten(0, (-1, lent)).movedim(1, 3).flatten(3, 4)
                 for parts in ([x.bare for x in past.memory], [x.values for x in past.memory])
             )
-            shared = _Keys.at(self._all_slots, bare, values)
+            shared = Keys.at(self._all_slots, bare, values)
         if window is None or self._open is None:
-            return _Past(shared)
+            return Past(shared)
         if lent == 1 and bool(self._branch[0].visible[:, : window.bare.shape[3]].all()):
-            return _Past(shared, _Keys.at(self._open, window.bare, window.values))
+            return Past(shared, Keys.at(self._open, window.bare, window.values))
         bare, values = (
             _group(x.expand(-1, self._tree.branches, -1, -1, -1), lent)
             for x in (window.bare, window.values)
         )
-        return _Past(shared, window=_Keys.at(self._open, bare, values))
+        return Past(shared, window=Keys.at(self._open, bare, values))
 
 
 def _group(x: Tensor, lent: int) -> Tensor:
     """``[B, Q, ...] -> [B / lent, lent * Q, ...]``: branches that read the same memories."""
     grouped: Tensor = x.unflatten(0, (-1, lent)).flatten(1, 2)
     return grouped
-
-
-def _attention(q: Tensor, past: _Past, visible: Tensor) -> Tensor:
-    """``q [B, Q, H, R, D]``, its window columns ``visible [R, n]`` -> ``[B, Q, H, R, D]``."""
-    own = past.memory + ((past.window,) if past.window else ())
-    keys, values = (torch.cat(x, dim=3) for x in ([k.turned for k in own], [k.values for k in own]))
-    if past.tail is not None:
-        visible = visible[:, past.tail.bare.shape[3] :]
-    visible = torch.nn.functional.pad(visible, (keys.shape[3] - visible.shape[1], 0), value=True)
-    far = past.far
-    if far is None:
-        return _whole(q, keys, values, visible)
-    return _in_two(q, far, keys, values, visible)
-
-
-def _whole(q: Tensor, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-    group = q.shape[2] // keys.shape[2]
-    keys, values = (x.repeat_interleave(group, dim=2).flatten(0, 1) for x in (keys, values))
-    out: Tensor = torch.nn.functional.scaled_dot_product_attention(
-        q.flatten(0, 1), keys, values, attn_mask=visible
-    )
-    mixed: Tensor = out.unflatten(0, q.shape[:2])
-    return mixed
-
-
-def _in_two(q: Tensor, shared: _Keys, keys: Tensor, values: Tensor, visible: Tensor) -> Tensor:
-    """One softmax over shared and own keys; the shared ones are not copied for each branch."""
-    documents, branches, heads, rows, dim = q.shape
-    kv_heads = keys.shape[2]
-    q = (q * dim**-0.5).unflatten(2, (kv_heads, -1))  # [B, Q, K, G, R, D]
-    folded = q.transpose(1, 2).reshape(documents, kv_heads, -1, dim)
-    far = folded @ shared.turned[:, 0].transpose(-1, -2)
-    near = q.flatten(3, 4) @ keys.transpose(-1, -2)  # [B, Q, K, G * R, n]
-    near = near.unflatten(3, (-1, rows)).masked_fill(~visible, float("-inf"))
-    near = near.transpose(1, 2).reshape(*far.shape[:3], -1)
-    weights = torch.cat([far, near], dim=-1).softmax(dim=-1)
-    far, near = weights.split([far.shape[-1], near.shape[-1]], dim=-1)
-    near = near.unflatten(2, (branches, -1)).transpose(1, 2) @ values  # [B, Q, K, G * R, D]
-    mixed: Tensor = (far @ shared.values[:, 0]).unflatten(2, (branches, -1)).transpose(1, 2) + near
-    return mixed.reshape(documents, branches, heads, rows, dim)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -57,16 +59,22 @@ class RunDirectory:
         self, model: BeaconLM, optimizers: Optimizers, progress: Progress, rng: random.Random
     ) -> None:
         """Write all of it; a stop at any moment leaves the old state or the new one."""
+        state = {"progress": asdict(progress), "rng": rng.getstate()}
+        with self.replacing() as fresh:
+            save_file(weights_of(model, torch.float32), fresh / "model.safetensors")
+            save_file(
+                {name: tensor.contiguous() for name, tensor in optimizers.state().items()},
+                fresh / "training.safetensors",
+            )
+            (fresh / "training.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+    @contextmanager
+    def replacing(self) -> Iterator[Path]:
+        """An empty folder that becomes ``last`` where the block ends without an error."""
         fresh, last, previous = (self.path / name for name in ("fresh", "last", "previous"))
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        save_file(weights_of(model, torch.float32), fresh / "model.safetensors")
-        save_file(
-            {name: tensor.contiguous() for name, tensor in optimizers.state().items()},
-            fresh / "training.safetensors",
-        )
-        state = {"progress": asdict(progress), "rng": rng.getstate()}
-        (fresh / "training.json").write_text(json.dumps(state) + "\n", encoding="utf-8")
+        yield fresh
         if last.is_dir():
             shutil.rmtree(previous, ignore_errors=True)
             last.rename(previous)

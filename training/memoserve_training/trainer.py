@@ -17,7 +17,7 @@ from memoserve_training.attend import TreeAttend
 from memoserve_training.chat import ChatWords
 from memoserve_training.checkpoint import RunDirectory
 from memoserve_training.curriculum import Progress, Stage, rate_factor
-from memoserve_training.examples import Batch, draw_batch, numpy_rng
+from memoserve_training.examples import Batch, Lesson, draw_batch, numpy_rng
 from memoserve_training.loss import Outcome, written_loss
 from memoserve_training.optim import Optimizers
 from memoserve_training.shape import Trainee, rules_of
@@ -52,7 +52,7 @@ class Trainer:
         run: RunDirectory,
         seed: int,
     ) -> None:
-        self._trainee, self._words, self._stages = trainee, words, stages
+        self.trainee, self._words, self._stages = trainee, words, stages
         self._optimizers, self._run = optimizers, run
         self._rng = random.Random(seed)
         self._started = time.monotonic()
@@ -60,31 +60,40 @@ class Trainer:
         if run.saved is not None:
             self.progress = run.load(trainee.model, optimizers, self._rng)
 
-    def train(self, seconds: float | None = None) -> bool:
-        """Train to the end of the curriculum, or about ``seconds``; whether it is done.
+    def train(self, seconds: float | None = None, steps: int | None = None) -> bool:
+        """Train to the end of the curriculum, or a slice of it; whether it is done.
 
         Raises StageMissed where a stage with ``stop_if_missed`` was not learned.
         """
         total = sum(stage.at_most for stage in self._stages)
+        last = None if steps is None else self.progress.step + steps
         with tqdm(total=total, unit="tok", unit_scale=True, mininterval=5) as bar:
             bar.update(self.progress.tokens)
-            while self.progress.stage < len(self._stages):
-                if seconds is not None and time.monotonic() - self._started > seconds:
-                    self._save()
-                    return False
+            while (done := self.progress.stage) < len(self._stages):
+                late = seconds is not None and time.monotonic() - self._started > seconds
+                if late or self.progress.step == last:
+                    break
                 bar.update(self._step())
         self._save()
-        return True
+        return done == len(self._stages)
+
+    @torch.no_grad()
+    def loss_on(self, lesson: Lesson, ratio: int, documents: int, seed: int) -> float:
+        """Loss of the model as it is on a batch that no training draws."""
+        stage = Stage("measured", lesson, self.trainee.config.beacon.window, {ratio: 1.0})
+        batch = draw_batch(random.Random(seed), self._words, lesson, documents)
+        drawn = lay_out(random.Random(seed), self.trainee, stage, batch)
+        return written_loss(self.trainee.model, drawn.tree, batch, drawn.attend).loss.item()
 
     def _save(self) -> None:
-        self._run.save(self._trainee.model, self._optimizers, self.progress, self._rng)
+        self._run.save(self.trainee.model, self._optimizers, self.progress, self._rng)
 
     def _step(self) -> int:
         stage, progress = self._stages[self.progress.stage], self.progress
-        drawn = draw(self._rng, self._trainee, self._words, stage)
-        outcome = written_loss(self._trainee.model, drawn.tree, drawn.batch, drawn.attend)
+        drawn = draw(self._rng, self.trainee, self._words, stage)
+        outcome = written_loss(self.trainee.model, drawn.tree, drawn.batch, drawn.attend)
         outcome.loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._trainee.model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.trainee.model.parameters(), 1.0)
         self._optimizers.step(rate_factor(stage, progress))
         asked = (drawn.batch.targets >= 0).any(dim=-1)
         right = outcome.right[asked].float().mean().item()
@@ -154,6 +163,14 @@ def draw(rng: random.Random, trainee: Trainee, words: ChatWords, stage: Stage) -
     lent = stage.lent if rng.random() < 0.5 else 1
     documents = max(1, stage.batch_tokens // (2 * lesson.trunk) // lent) * lent
     batch = draw_batch(rng, words, lesson, documents)
+    return lay_out(rng, trainee, stage, batch, lent)
+
+
+def lay_out(
+    rng: random.Random, trainee: Trainee, stage: Stage, batch: Batch, lent: int = 1
+) -> Drawn:
+    """Draw ratios and positions for a batch."""
+    lesson = stage.lesson
     schedule = _schedule(rng, stage)
     rules = rules_of(trainee.config.beacon, stage.window)
     branches, tokens = batch.ids.branches.shape[1:]
