@@ -176,7 +176,7 @@ class Admission:
         base = sequence.request.base
         keep = base if isinstance(base, MemoryHandle) else None
         if keep is not None and keep.arriving:
-            return False
+            return False  # its pages are there and the rest reserved: nothing to ask for yet
         others = [s for s in sequences if s is not sequence]
         needed = self.needs.to_admit(sequence) + self.needs.reserved(others)
         room = self.make_room(needed, sequences, keep=keep, asking=sequence)
