@@ -40,7 +40,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("toy")
     rng = Random(0)
     texts = [make_document(rng, WorldSettings(words=200)).text for _ in range(50)]
-    tokenizer = train_tokenizer([*texts, *["quote: answer: read\nuser\nassistant\n"] * 60], 512)
+    tokenizer = train_tokenizer([*texts, *["quote: answer: ok\n"] * 60], 512)
     write_tokenizer(tokenizer, path)
     write_json(path / "memoserve_prompts.json", PROMPTS)
     write_json(path / "config.json", SHAPE.config(tokenizer.get_vocab_size(), 2))

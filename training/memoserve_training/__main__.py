@@ -1,11 +1,12 @@
 """Train the model in the box: ``python -m memoserve_training --run runs/tiny``.
 
-Stopped and started again it goes on where it was; ``--minutes`` ends a slice.
+Stopped (Ctrl-C) and started again it goes on where it was; ``--minutes`` ends a slice.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def main() -> int:
     optimizers = Optimizers(trainee.model.named_parameters(), Rates())
     words = open_words(run.model)
     trainer = Trainer(trainee, words, tiny.STAGES, optimizers, run, arguments.seed)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: trainer.stop())
     try:
         done = trainer.train(arguments.minutes and arguments.minutes * 60)
     except StageMissed as error:

@@ -18,7 +18,7 @@ from memoserve.models.tokenizer import TextTokenizer
 PROMPTS: Final[Mapping[str, Any]] = {
     "en": {
         "context": "{context}",
-        "acknowledgement": "read",
+        "acknowledgement": "ok",
         "clues": {
             "span": "quote: {input}",
             "surrogate": "split: {input}",
@@ -104,9 +104,3 @@ class ChatWords:
         if eos is None:
             raise ValueError("the tokenizer names no eos_token")
         return Asked((*ids, *answer, eos), len(ids))
-
-    def bare(self, question: str, written: str) -> Asked:
-        """Question and answer without a chat around them, for the first lessons."""
-        ids = self.fast.encode(f"\n {question}", add_special_tokens=False).ids
-        answer = self.fast.encode(f" {written}", add_special_tokens=False).ids
-        return Asked((*ids, *answer), len(ids))

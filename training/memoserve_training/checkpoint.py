@@ -3,6 +3,7 @@
 model/        config.json, tokenizer, prompts, model.safetensors: a server loads it
 last/         model.safetensors, training.safetensors (optimizers), training.json (progress)
 previous/     the same a save earlier, while ``last`` is being replaced
+kept/NN/      the same as it was at the beginning of stage NN
 losses.csv    a line every few steps
 """
 
@@ -80,6 +81,12 @@ class RunDirectory:
             last.rename(previous)
         fresh.rename(last)
         shutil.rmtree(previous, ignore_errors=True)
+
+    def keep(self, name: str) -> None:
+        """Copy the newest state to ``kept/name``, to go on from another day."""
+        saved = self.saved
+        if saved is not None:
+            shutil.copytree(saved, self.path / "kept" / name, dirs_exist_ok=True)
 
     def load(self, model: BeaconLM, optimizers: Optimizers, rng: random.Random) -> Progress:
         """Put the newest state back. Raises FileNotFoundError where there is none."""

@@ -23,8 +23,8 @@ class Lesson:
     """What a batch is drawn from.
 
     ``trunk`` tokens a document, cut there; ``branches`` questions each, none longer than
-    ``longest`` tokens with what is written; ``tasks`` by weight; ``bare``: no chat around a
-    question. ``world.words`` is not looked at.
+    ``longest`` tokens with what is written; ``tasks`` by weight.
+    ``world.words`` is not looked at.
     """
 
     world: WorldSettings
@@ -32,7 +32,6 @@ class Lesson:
     branches: int
     longest: int = 96
     tasks: Mapping[Task, float] = field(default_factory=lambda: {Task.ANSWER: 1.0})
-    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,18 +101,10 @@ def _branches(
         if len(branches) == lesson.branches:
             break
         task = rng.choices(tasks, weights)[0]
-        asked = _ask(words, lesson, task, document, question)
+        asked = words.ask(task, question.text, written(task, document, question))
         if len(asked.ids) <= lesson.longest:
             branches.append((f"{question.kind.value}/{task.value}", asked))
     return branches
-
-
-def _ask(
-    words: ChatWords, lesson: Lesson, task: Task, document: Document, question: Question
-) -> Asked:
-    if lesson.bare:
-        return words.bare(question.text, question.answer)
-    return words.ask(task, question.text, written(task, document, question))
 
 
 def written(task: Task, document: Document, question: Question) -> str:

@@ -48,7 +48,7 @@ _CHAINS = replace(
 )
 
 _ANSWER = {Task.ANSWER: 1.0}
-_QUOTE = {Task.ANSWER: 1.0, Task.SPAN: 2.0}
+_QUOTE = {Task.ANSWER: 1.0, Task.SPAN: 1.0}
 _EVERY_TASK = {Task.ANSWER: 1.0, Task.SPAN: 2.0, Task.SURROGATE: 1.0}
 
 _LOW = {2: 1.0, 4: 1.0}
@@ -56,28 +56,30 @@ _MIDDLE = {2: 1.0, 4: 1.0, 8: 2.0}
 _ALL = {0: 0.5, 2: 1.0, 4: 1.0, 8: 1.5, 16: 1.0}
 
 
-def _bare(world: WorldSettings, trunk: int = 128, branches: int = 16) -> Lesson:
-    return Lesson(world, trunk, branches, bare=True)
-
-
 STAGES: Final = (
     Stage(
-        "names without memory", _bare(_TERSE), 64, {0: 1.0}, stop_if_missed=True, at_most=2_500_000
+        "names without memory",
+        Lesson(_TERSE, 128, 16),
+        64,
+        {0: 1.0},
+        stop_if_missed=True,
+        at_most=2_500_000,
     ),
-    Stage("one window with beacons", _bare(_TERSE), 256, _LOW, at_most=1_500_000),
-    Stage("through memory", _bare(_TERSE), 64, _LOW, stop_if_missed=True, at_most=3_000_000),
-    Stage("all names", _bare(_ALL_NAMES), 64, _LOW, at_most=2_000_000),
-    Stage("sentences", _bare(_SENTENCE), 64, _LOW, at_most=2_000_000),
-    Stage("four digits", _bare(_DIGITS, branches=8), 64, _LOW, at_most=4_000_000),
-    Stage("in a chat", Lesson(_DIGITS, 192, 8), 64, _LOW, at_most=2_000_000),
+    Stage("one window with beacons", Lesson(_TERSE, 128, 16), 256, _LOW, at_most=1_500_000),
+    Stage(
+        "through memory", Lesson(_TERSE, 128, 16), 64, _LOW, stop_if_missed=True, at_most=3_000_000
+    ),
+    Stage("all names", Lesson(_ALL_NAMES, 128, 16, tasks=_QUOTE), 64, _LOW, at_most=2_000_000),
+    Stage("sentences", Lesson(_SENTENCE, 128, 16, tasks=_QUOTE), 64, _LOW, at_most=2_000_000),
+    Stage("four digits", Lesson(_DIGITS, 256, 16, tasks=_QUOTE), 128, _LOW, at_most=3_000_000),
     Stage(
         "names as values",
-        Lesson(_NAMES_AS_VALUES, 256, 8, tasks=_QUOTE),
-        64,
+        Lesson(_NAMES_AS_VALUES, 256, 12, tasks=_QUOTE),
+        128,
         _LOW,
         at_most=4_000_000,
     ),
-    Stage("many wordings", Lesson(_WORDED, 256, 8, tasks=_QUOTE), 128, _MIDDLE, at_most=5_000_000),
+    Stage("many wordings", Lesson(_WORDED, 256, 12, tasks=_QUOTE), 128, _MIDDLE, at_most=5_000_000),
     Stage(
         "every relation", Lesson(_ONE_HOP, 384, 12, tasks=_QUOTE), 128, _MIDDLE, at_most=5_000_000
     ),
@@ -113,6 +115,6 @@ def vocabulary_texts(seed: int) -> Iterator[str]:
     for _ in range(VOCABULARY_DOCUMENTS):
         document = make_document(rng, WorldSettings(words=300))
         yield document.text
-        yield "quote: split: answer: list read\nuser\nassistant\n"
+        yield "quote: split: answer: list ok"
         for question in document.questions:
             yield "\n".join([question.text, f" {question.answer}", *question.surrogates])

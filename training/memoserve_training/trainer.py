@@ -56,9 +56,14 @@ class Trainer:
         self._optimizers, self._run = optimizers, run
         self._rng = random.Random(seed)
         self._started = time.monotonic()
+        self._stopped = False
         self.progress = Progress()
         if run.saved is not None:
             self.progress = run.load(trainee.model, optimizers, self._rng)
+
+    def stop(self) -> None:
+        """End the slice behind the step that runs; may be called from a signal's handler."""
+        self._stopped = True
 
     def train(self, seconds: float | None = None, steps: int | None = None) -> bool:
         """Train to the end of the curriculum, or a slice of it; whether it is done.
@@ -71,7 +76,7 @@ class Trainer:
             bar.update(self.progress.tokens)
             while (done := self.progress.stage) < len(self._stages):
                 late = seconds is not None and time.monotonic() - self._started > seconds
-                if late or self.progress.step == last:
+                if late or self._stopped or self.progress.step == last:
                     break
                 bar.update(self._step())
         self._save()
@@ -120,6 +125,7 @@ class Trainer:
             raise StageMissed(f"{stage.name}: {right} after {progress.stage_tokens} tokens")
         progress.next_stage()
         self._save()
+        self._run.keep(f"{progress.stage:02d}")
 
     def _log(self, stage: Stage, drawn: Drawn, outcome: Outcome) -> None:
         by_kind = _shares(drawn.batch, outcome)

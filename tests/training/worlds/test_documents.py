@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from itertools import pairwise
 
 import pytest
@@ -121,10 +122,20 @@ def test_an_aggregation_gathers_two_to_four_names_in_the_order_of_the_text(split
 
 @pytest.mark.parametrize("relation", ["works", "famed", "material"])
 def test_an_aggregation_also_gathers_who_was_spoken_of_before(relation: str) -> None:
-    kinds = {Kind.ONE_HOP: 2.0, Kind.AGGREGATION: 1.0}
-    document = draw(kinds=kinds, relations=(relation,), words=900, questions=40)
+    kinds = {Kind.ONE_HOP: 9.0, Kind.AGGREGATION: 1.0}
+    document = draw(kinds=kinds, relations=(relation,), words=1500, questions=100)
     facts = read(document, Split.TRAIN)
-    assert len(document.questions) > 20
+    assert {question.kind for question in document.questions} == set(kinds)
+    for question in document.questions:
+        check_answered(question, facts, Split.TRAIN)
+        assert len(question.evidence) in ((1,) if question.kind is Kind.ONE_HOP else (2, 3, 4))
+
+
+def test_half_of_the_words_stay_for_facts_that_nobody_gathers() -> None:
+    kinds = {Kind.AGGREGATION: 1.0}
+    document = draw(kinds=kinds, relations=("guild",), words=2000, questions=40)
+    assert len(document.questions) == 6  # of twelve guilds
+    facts = read(document, Split.TRAIN)
     for question in document.questions:
         check_answered(question, facts, Split.TRAIN)
 
@@ -183,14 +194,18 @@ def test_paragraphs_have_three_to_eight_sentences_unless_there_are_fewer(count: 
 
 
 def test_distractors_share_relation_and_a_block_of_the_name() -> None:
-    document = draw(kinds={Kind.ONE_HOP: 1.0}, questions=1, words=150, filler=0.0, distractors=0.9)
+    kinds = {Kind.ONE_HOP: 1.0}
+    document = draw(
+        kinds=kinds, relations=("lives",), questions=1, words=150, filler=0.0, distractors=0.9
+    )
     (question,) = document.questions
     (name,) = re.findall(NAME, question.text)
     facts = read(document, Split.TRAIN)
     assert len(facts) > 8
     assert {fact.relation.name for fact in facts} == {question.relation}
     for fact in facts:
-        assert name[:3] in fact.subject or name[3:] in fact.subject
+        for like, other in ((name, fact.subject), (question.answer, fact.value)):
+            assert like[:3] == other[:3] or like[3:] == other[3:]
 
 
 def test_key_points_say_what_comes_back() -> None:
@@ -203,6 +218,20 @@ def test_key_points_say_what_comes_back() -> None:
     groups = [q.answer for q in document.questions if q.kind is Kind.AGGREGATION]
     for group, point in zip(groups, document.key_points, strict=False):
         assert {*re.findall(NAME, group)} <= {*re.findall(NAME, point)}
+
+
+def test_key_points_begin_with_who_comes_back_most_and_name_nobody_twice() -> None:
+    different = False
+    for seed in range(12):
+        document = draw(seed, kinds={Kind.ONE_HOP: 1.0}, words=500, questions=30)
+        about = [re.findall(NAME, point)[0] for point in document.key_points]
+        assert len(set(about)) == len(about)
+        subjects = Counter(re.findall(NAME, f.subject)[0] for f in read(document, Split.TRAIN))
+        counts = [subjects[name] for name in about]
+        assert counts == sorted(counts, reverse=True)
+        assert counts[0] == max(subjects.values())
+        different |= counts[0] > counts[-1] > 1
+    assert different
 
 
 def test_key_points_say_what_is_so_now() -> None:

@@ -4,6 +4,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
@@ -11,7 +12,7 @@ from memoserve_training.worlds import Split, WorldSettings, make_document
 from memoserve_training.worlds.filler import filler_for, filler_sentence
 from memoserve_training.worlds.filler_words import CHAT, HELD_OUT, TRAIN, WORDS
 from memoserve_training.worlds.relations import NAMED_ORDER, Relation, Sort, Wordings
-from memoserve_training.worlds.tables import RELATIONS
+from memoserve_training.worlds.tables import RELATIONS, chains
 from memoserve_training.worlds.world import NOUNS
 from tests.training.worlds.reader import NAME
 
@@ -90,6 +91,29 @@ def test_a_filler_sentence_has_six_to_fourteen_words(pattern: str) -> None:
             slot: end(words, key=lambda word: len(word.split())) for slot, words in WORDS.items()
         }
         assert 6 <= len(pattern.format(**slots).split()) <= 14, pattern.format(**slots)
+
+
+def test_filler_is_drawn_from_the_patterns_of_its_split() -> None:
+    ways = {
+        pattern: re.compile(
+            re.sub(r"\{(\w+)\}", lambda slot: f"(?:{'|'.join(WORDS[slot[1]])})", pattern), re.I
+        )
+        for pattern in TRAIN + HELD_OUT
+    }
+    for split, own in ((Split.TRAIN, TRAIN), (Split.HELD_OUT, HELD_OUT)):
+        rng = random.Random(1)
+        found = [filler_sentence(rng, split) for _ in range(300)]
+        used = {way for text in found for way in ways if ways[way].fullmatch(text)}
+        assert used == set(own)
+
+
+def test_a_chain_goes_from_names_to_names_and_takes_no_relation_twice() -> None:
+    assert {len(chains(None, hops)) > 10 for hops in (1, 2, 3)} == {True}
+    for hops in (2, 3):
+        for chain in chains(None, hops):
+            assert len(set(chain)) == hops
+            for one, after in pairwise(chain):
+                assert one.value in after.subjects
 
 
 @pytest.mark.parametrize("split", Split, ids=lambda split: split.value)
