@@ -221,14 +221,20 @@ class CountsVowels(EndResult):
 
 def test_the_reward_rises(base: Path, tmp_path: Path) -> None:
     opened = open_run(tmp_path, base, Trains.ALL)
-    rows = list(world_preference_rows(1, 1, WORLD))
-    settings = PreferenceSettings(draws=Draws(samples=6, most=5), beta=0.1, sft_weight=0.1)
+    rows = [PreferenceRow("A cat sat on the mat.", "Who?", (Span(0, 5),), "cat")]
+    settings = PreferenceSettings(draws=Draws(samples=12, most=5))
     words, reference = open_words(opened.run), opened.masters.copies()
     objective = PreferenceObjective(opened.loaded, words, rows, CountsVowels(), reference, settings)
-    opened.tuner(objective, Pace(steps=24, rate=0.02, log_steps=1)).train()
-    rows_seen = opened.rows()
-    assert float(rows_seen[-1]["reward"]) > 2 * float(rows_seen[9]["reward"]) > 0
-    assert float(rows_seen[-1]["preference"]) < 0.95 * math.log(2)
+
+    def reward() -> float:
+        """On draws that training does not make."""
+        return sum(objective.part(number).figures["reward"] for number in range(100, 104)) / 4
+
+    before = reward()
+    opened.tuner(objective, Pace(steps=16, rate=0.03, log_steps=1)).train()
+    print("REW", before, reward(), opened.rows()[-1])
+    assert reward() > 3 * before
+    assert float(opened.rows()[-1]["preference"]) < 0.98 * math.log(2)
 
 
 def test_nothing_is_learned_where_all_are_worth_the_same(base: Path, tmp_path: Path) -> None:

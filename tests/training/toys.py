@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from memoserve.models.loader import LoadedModel
 from memoserve_training.base import Beacons, open_base, open_words, prepare
 from memoserve_training.checkpoint import RunDirectory
-from memoserve_training.data_files import world_clue_rows, world_preference_rows
+from memoserve_training.data_files import PreferenceRow, world_clue_rows
 from memoserve_training.masters import Masters, Trains, choose
 from memoserve_training.preference import PreferenceObjective, PreferenceSettings
 from memoserve_training.pretrain import PretrainObjective, PretrainSettings, batches_of, cut
@@ -23,7 +23,7 @@ from memoserve_training.sampling import Draws
 from memoserve_training.sft import SftObjective, SftSettings, by_context
 from memoserve_training.tuning import Objective, Pace, Tuner
 from memoserve_training.vocabulary import train_tokenizer, write_tokenizer
-from memoserve_training.worlds import WorldSettings
+from memoserve_training.worlds import Span, WorldSettings
 from tests.server.fixtures import random_tensors, tiny_config, write_checkpoint
 
 WINDOW = 16
@@ -91,9 +91,10 @@ def make_objective(stage: str, opened: Opened) -> Objective:
     if stage == "sft":
         groups = by_context(world_clue_rows(1, 2, WORLD), 4)
         return SftObjective(loaded, words, groups, SftSettings(branches=4))
-    rows = list(world_preference_rows(1, 2, WORLD))
+    context = "A cat. A dog. A bird. A fish. A mouse."
+    rows = [PreferenceRow(context, "Who?", (Span(7, 13),), "bird")]
     settings = PreferenceSettings(draws=Draws(samples=3, most=6))
-    reward = EndResult(ranker=by_length, passage_words=10, top_k=1)
+    reward = EndResult(ranker=by_length, passage_words=2, top_k=1)
     reference = opened.masters.copies()
     return PreferenceObjective(loaded, words, rows, reward, reference, settings)
 

@@ -97,7 +97,9 @@ def prepare(
 
 def _travels(path: Path) -> bool:
     suffixes = (".json", ".jinja", ".model", ".txt", ".md")
-    return path.is_file() and (path.suffix in suffixes or path.name.startswith(("LICENSE", "NOTICE")))
+    return path.is_file() and (
+        path.suffix in suffixes or path.name.startswith(("LICENSE", "NOTICE"))
+    )
 
 
 def open_base(run: RunDirectory, dtype: str, device: torch.device) -> LoadedModel:

@@ -91,6 +91,10 @@ class Masters:
             if self._chosen[name] is not master:
                 self._chosen[name].copy_(master)
 
+    def copies(self) -> dict[str, Tensor]:
+        """What the model's chosen parameters are now, in their own type."""
+        return {name: parameter.detach().clone() for name, parameter in self._chosen.items()}
+
     def weights(self) -> dict[str, Tensor]:
         """The masters by name, float32."""
         return {name: master.detach().contiguous() for name, master in self._masters.items()}

@@ -54,6 +54,16 @@ def test_terse_facts_and_questions_of_few_names() -> None:
         assert question.text[:-1] in names_of(Split.TRAIN, 32)
 
 
+def test_short_names_are_one_block() -> None:
+    document = draw(
+        terse=True, short_names=True, kinds=ONE_HOP, relations=("code",), names=32, code_digits=1,
+        words=48, questions=16, filler=0.0, distractors=0.0,
+    )  # fmt: skip
+    found = re.findall(r"(\w+) is \d\.", document.text)
+    assert len(found) == len({*found}) == len(document.questions) == 16
+    assert {*found} <= {name[:3] for name in names_of(Split.TRAIN, 32)}
+
+
 def test_terse_chains_name_their_relations_in_order() -> None:
     document = draw(
         terse=True, kinds={Kind.TWO_HOP: 1.0}, relations=("lives", "code"), words=60, filler=0.0
@@ -152,6 +162,7 @@ def test_where_the_names_run_out_filler_goes_on() -> None:
         ({"kinds": {}}, "kinds needs weights"),
         ({"kinds": {Kind.UPDATE: 0.0}}, "kinds needs weights"),
         ({"kinds": {Kind.UPDATE: -1.0, Kind.ONE_HOP: 1.0}}, "kinds needs weights"),
+        ({"short_names": True, "split": Split.HELD_OUT}, "short_names is for training"),
         ({"relations": ("nothing",)}, "no 'nothing'"),
         ({"relations": ("code",), "kinds": {Kind.UPDATE: 1.0}}, "none of the kinds"),
     ],

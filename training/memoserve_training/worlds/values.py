@@ -82,8 +82,9 @@ class WorldSettings:
     names of those allowed. ``filler``: share of the words that belong to sentences about nothing
     asked. ``distractors``: share of the other words that belong to facts like those asked about,
     with names like theirs. ``terse``: facts read ``NAME is 4.`` and questions ``NAME?``, for the
-    first lessons. ``shuffled``: sentences in random order (what was so before a change still
-    precedes it). ``facts_first``: all facts before all filler.
+    first lessons. ``short_names``: names of one block, 80 at most, for the very first; both splits
+    have the same blocks, so only training has these. ``shuffled``: sentences in random order (what
+    was so before a change still precedes it). ``facts_first``: all facts before all filler.
     """
 
     split: Split = Split.TRAIN
@@ -111,3 +112,5 @@ class WorldSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be in [0, 1)")
         if any(weight < 0 for weight in self.kinds.values()) or not any(self.kinds.values()):
             raise ValueError("kinds needs weights of at least 0, one of them above it")
+        if self.short_names and self.split is not Split.TRAIN:
+            raise ValueError("short_names is for training: both splits have the same blocks")

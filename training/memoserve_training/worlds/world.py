@@ -52,9 +52,7 @@ class World:
         self.facts: list[Fact] = []
         self.words = 0  # of all facts
         self.later: list[tuple[Fact, Fact]] = []  # a state and the one that took its place
-        self._names = NameBag(
-            rng, settings.split, settings.names, settings.short_names
-        )
+        self._names = NameBag(rng, settings.split, settings.names, settings.short_names)
         self._entities: dict[Sort, list[Entity]] = defaultdict(list)
         self._busy: set[tuple[str, str]] = set()  # (name, theme)
         self._holders: dict[tuple[str, str], list[Fact]] = defaultdict(list)  # (theme, value)
