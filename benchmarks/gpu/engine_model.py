@@ -83,12 +83,14 @@ def random_state(machine: Machine, sizes: Sizes, beacons: int, seed: int) -> Hos
     # In parts: an engine's pool leaves no room for all of it, and a CPU draws too slowly.
     for part in rows.split(DRAWN_ROWS):
         part.copy_(machine.normal(*part.shape, dtype=rows.dtype, generator=generator))
-    return HostState(schedule, state, 0, rows, rows[:0])
+    return HostState(schedule, state, 0, (rows,), (rows[:0],))
 
 
 def page_locked(machine: Machine, host: HostState) -> HostState:
     """The same in memory that the device reads without a copy between; as it is on a CPU."""
-    return host if machine.dry else replace(host, memory_rows=host.memory_rows.pin_memory())
+    if machine.dry:
+        return host
+    return replace(host, memory_blocks=(host.memory_rows.pin_memory(),))
 
 
 @dataclass

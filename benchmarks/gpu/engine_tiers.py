@@ -94,7 +94,7 @@ def _disk(bench: Bench, session: Session, host: HostState, shape: str) -> None:
             began = time.perf_counter()
             rows = store.load_tensors(record, "kv/0")["kv"]
             loaded = time.perf_counter()
-            memory, _ = session.restore(replace(host, memory_rows=rows))
+            memory, _ = session.restore(replace(host, memory_blocks=(rows,)))
             ended = time.perf_counter()
             session.engine.release(memory)
             cache = "page cache asked to forget it" if cold else "from the page cache"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,7 @@ def _attend(
     lse[packed.rows] = sums.T
 
 
+@cache
 def _varlen() -> Callable[..., Any]:
     varlen: Callable[..., Any] = importlib.import_module("flash_attn").flash_attn_varlen_func
     return varlen

@@ -11,9 +11,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import ModuleType
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ def backend_name(device: torch.device, dtype: torch.dtype) -> str:
     forced = os.environ.get("MEMOSERVE_BACKEND", "")
     if forced and forced not in BACKENDS:
         raise ValueError(f"MEMOSERVE_BACKEND={forced!r}; known: {', '.join(BACKENDS)}")
-    if forced == "flash" and importlib.util.find_spec("flash_attn") is None:
-        raise ValueError("MEMOSERVE_BACKEND='flash' wants the package flash-attn: not installed")
+    if forced == "flash":
+        require_flash()
     if forced in ("triton", "flash") and dtype not in _TRITON_TYPES:
         return "reference"  # float64: what the laws run in
     if forced:
@@ -41,6 +42,13 @@ def backend_name(device: torch.device, dtype: torch.dtype) -> str:
     if device.type == "cuda" and dtype in _TRITON_TYPES:
         return "triton"
     return "cpu" if device.type == "cpu" and dtype in _CPU_TYPES else "reference"
+
+
+@cache
+def require_flash() -> None:
+    """Raise ValueError where flash-attn is not installed; looked up until it is found."""
+    if importlib.util.find_spec("flash_attn") is None:
+        raise ValueError("MEMOSERVE_BACKEND='flash' wants the package flash-attn: not installed")
 
 
 def _backend(x: Tensor) -> ModuleType:
@@ -52,6 +60,19 @@ def _backend(x: Tensor) -> ModuleType:
 @cache
 def _module(name: str) -> ModuleType:
     return importlib.import_module(f"memoserve_kernels.{name}")
+
+
+_HERE: Final = nullcontext()
+
+
+def _on(x: Tensor) -> AbstractContextManager[Any]:
+    """Makes the GPU of ``x`` the current one: Triton launches there, wherever its arguments lie.
+
+    Does nothing where it is already, or where ``x`` lies on no GPU.
+    """
+    if not x.is_cuda or x.get_device() == torch.cuda.current_device():
+        return _HERE
+    return torch.cuda.device(x.device)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -69,20 +90,23 @@ def rope_and_append(
     """
     _require(k.shape == v.shape and k.shape[0] == slots.shape[0], "k, v and slots disagree")
     _require(q.shape[0] == k.shape[0] == rotation.positions.shape[0], "one position a row")
-    result: Tensor = _backend(q).rope_and_append(q, k, v, rotation, kv, slots)
+    with _on(q):
+        result: Tensor = _backend(q).rope_and_append(q, k, v, rotation, kv, slots)
     return result
 
 
 def append(k: Tensor, v: Tensor, rotation: Rotation, kv: Tensor, slots: Tensor) -> None:
     """Rotate ``k [N, K, D]`` and write k and v to ``slots [N]``; for rows that ask nothing."""
     _require(k.shape == v.shape and k.shape[0] == slots.shape[0], "k, v and slots disagree")
-    _backend(k).append(k, v, rotation, kv, slots)
+    with _on(k):
+        _backend(k).append(k, v, rotation, kv, slots)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Rotate ``x [N, heads, D]``; angles and products in at least float32."""
     _require(x.shape[0] == rotation.positions.shape[0], "one position a row")
-    result: Tensor = _backend(x).rotate(x, rotation)
+    with _on(x):
+        result: Tensor = _backend(x).rotate(x, rotation)
     return result
 
 
@@ -115,7 +139,8 @@ def window_attention(
     """
     _check_attention(q, kv, layout, out, lse)
     out = torch.empty_like(q) if out is None else out
-    _backend(q).window_attention(q, kv, layout, scale, memory, out, lse)
+    with _on(q):
+        _backend(q).window_attention(q, kv, layout, scale, memory, out, lse)
     return out
 
 
@@ -136,7 +161,8 @@ def paged_decode(
     """
     _check_attention(q, kv, layout, out, lse)
     out = torch.empty_like(q) if out is None else out
-    _backend(q).paged_decode(q, kv, layout, scale, memory, out, lse)
+    with _on(q):
+        _backend(q).paged_decode(q, kv, layout, scale, memory, out, lse)
     return out
 
 
@@ -177,24 +203,28 @@ def evict_window(
     all layers of it, where that is given: rows are rounded to 8 bits on the way.
     """
     _require(sources.shape == targets.shape == rotation.positions.shape, "one move a row")
-    _backend(kv).evict_window(kv, sources, targets, rotation, memory)
+    with _on(kv):
+        _backend(kv).evict_window(kv, sources, targets, rotation, memory)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``weight * x / sqrt(mean(x^2) + eps)`` over the last axis (arXiv 1910.07467, eq. 4)."""
-    result: Tensor = _backend(x).rms_norm(x, weight, eps)
+    with _on(x):
+        result: Tensor = _backend(x).rms_norm(x, weight, eps)
     return result
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """``s = residual + x``; returns ``rms_norm(s)`` and ``s``, in one pass over memory."""
     _require(x.shape == residual.shape, "x and residual disagree")
-    normed, total = _backend(x).add_rms_norm(x, residual, weight, eps)
+    with _on(x):
+        normed, total = _backend(x).add_rms_norm(x, residual, weight, eps)
     return normed, total
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up`` (SwiGLU, arXiv 2002.05202)."""
     _require(gate.shape == up.shape, "gate and up disagree")
-    result: Tensor = _backend(gate).silu_mul(gate, up)
+    with _on(gate):
+        result: Tensor = _backend(gate).silu_mul(gate, up)
     return result

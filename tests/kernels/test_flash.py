@@ -5,7 +5,10 @@ flash-attn itself runs on a GPU alone; this holds what is handed to it and what 
 
 from __future__ import annotations
 
+import importlib.util
 import sys
+from collections.abc import Iterator
+from functools import partial
 from importlib.machinery import ModuleSpec
 from itertools import pairwise
 from types import ModuleType
@@ -19,6 +22,8 @@ from memoserve_kernels import ops
 from tests.kernels.attention_cases import Shape, Step, make_step
 
 pytest.importorskip("triton")
+from memoserve_kernels import flash
+
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="its stand-in is for a CPU")
 
 MIXED = [Shape(5, 9, 2), Shape(6, 3, 1, beacons=2), Shape(1, 4), Shape(9, 0, 5)]
@@ -67,6 +72,16 @@ class FakeFlash:
             out[a:b] = torch.einsum("hqk,khd->qhd", scores.softmax(-1), wide[1]).to(q.dtype)
             sums[:, a:b] = scores.logsumexp(-1)
         return (out, sums[None] if self.padded_sums else sums, None) if return_attn_probs else out
+
+
+@pytest.fixture(autouse=True)
+def looked_up_again() -> Iterator[None]:
+    """What was found once is kept by the process."""
+    for found in (ops.require_flash, flash._varlen):
+        found.cache_clear()
+    yield
+    for found in (ops.require_flash, flash._varlen):
+        found.cache_clear()
 
 
 @pytest.fixture
@@ -130,9 +145,28 @@ def test_an_older_flash_attn_is_named(fake: FakeFlash) -> None:
         check(step)
 
 
+def test_flash_attn_is_looked_up_once(fake: FakeFlash, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, looks = make_step([Shape(3, 5)], dtype=torch.float16), list[str]()
+    find, load = importlib.util.find_spec, importlib.import_module
+
+    def noted(call: Any, name: str, *more: Any) -> Any:
+        if name == "flash_attn":
+            looks.append(call.__name__)
+        return call(name, *more)
+
+    monkeypatch.setattr(importlib.util, "find_spec", partial(noted, find))
+    monkeypatch.setattr(importlib, "import_module", partial(noted, load))
+    for _ in range(3):
+        check(step)
+    assert len(fake.calls) == 3
+    assert looks == ["find_spec", "import_module"]
+
+
 def test_without_flash_attn_the_choice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMOSERVE_BACKEND", "flash")
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     x = torch.zeros(1, 4, dtype=torch.float16)
+    with pytest.raises(ValueError, match="wants the package flash-attn"):
+        ops.rms_norm(x, x[0], 1e-6)
     with pytest.raises(ValueError, match="wants the package flash-attn"):
         ops.rms_norm(x, x[0], 1e-6)

@@ -11,6 +11,8 @@ import torch
 from memoserve.engine.device import Device, DeviceOptions, make_device
 from memoserve.engine.engine import Engine
 from memoserve.engine.faults import is_shortage
+from memoserve.engine.graph_memory import graph_bytes, rooms
+from memoserve.engine.host_tier import COPY_BYTES
 from memoserve.engine.model_runner import ModelRunner
 from memoserve.engine.pool_size import (
     StepSizes,
@@ -41,7 +43,6 @@ CPU_PAGE_SIZE: Final = 16
 GPU_PAGE_SIZE: Final = 64
 CPU_TARGET_S: Final = 0.2
 GPU_TARGET_S: Final = 0.02
-COPY_BYTES: Final = 64 << 20
 PLANNED_DECODES: Final = 256
 """Sequences that a step of a GPU is sized for to decode at once; more of them is no error."""
 SPLITS: Final = 64
@@ -136,12 +137,21 @@ def build_engine(
     chunk = options.chunk_tokens or rules.window
     step = options.step_tokens or max(rules.window, chunk)
     limits = StepLimits(chunk, step, options.step_target_s)
-    num_pages = _num_pages(model, options, device, rules, limits)
+    plan = _plan_pool(model, options, device, rules, limits)
+    num_pages = plan.num_pages
     _check_one_window(rules, policy_of(model), num_pages, options.page_rows, shape)
     pool = PagePool(num_pages, options.page_rows, shape.memory_page_size(options.page_rows))
     cache = _allocate(shape, num_pages, options.page_rows, device)
-    runner = ModelRunner(model.model, model.rope, rules, cache, device)
+    runner = ModelRunner(model.model, model.rope, rules, cache, device, plan.graph_budget)
     return Engine(runner, pool, cache, limits, metrics, copy_bytes=options.copy_bytes)
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """Pages, and the bytes that are left for graphs beside them and a step; None: not known."""
+
+    num_pages: int
+    graph_budget: int | None
 
 
 def largest_step(rules: WindowRules, limits: StepLimits, copy_bytes: int) -> StepSizes:
@@ -155,36 +165,46 @@ def largest_step(rules: WindowRules, limits: StepLimits, copy_bytes: int) -> Ste
         wide_rows=WIDE_ROWS,
         split_rows=PLANNED_DECODES,
         splits=SPLITS,
-        copy_bytes=2 * copy_bytes,
+        slice_bytes=copy_bytes,
     )
 
 
-def _num_pages(
+def _plan_pool(
     model: LoadedModel,
     options: EngineOptions,
     device: Device,
     rules: WindowRules,
     limits: StepLimits,
-) -> int:
-    """Pages as stated, else by the rule of ``pool_size`` where free memory is known."""
-    page_bytes = kv_shape(model, options.memory_dtype).page_bytes(options.page_rows)
+) -> PoolPlan:
+    """Pages as stated, else by the rule of ``pool_size`` where free memory is known.
+
+    A pool of a stated size may take what graphs would keep: they are the smaller matter.
+    """
+    shape = kv_shape(model, options.memory_dtype)
+    page_bytes = shape.page_bytes(options.page_rows)
     stated = options.num_pages or options.pool_bytes // page_bytes
     memory = device.memory()
     if memory is None:
-        return stated or (options.pool_bytes or CPU_POOL_BYTES) // page_bytes
-    sizes = largest_step(rules, limits, options.copy_bytes)
-    reserve = step_reserve(model.config, sizes, model.dtype.itemsize)
-    by_rule = pages_that_fit(memory.free, reserve, page_bytes)
-    num_pages = stated if options.num_pages or options.pool_bytes else by_rule
+        return PoolPlan(stated or (options.pool_bytes or CPU_POOL_BYTES) // page_bytes, None)
+    reserve = step_reserve(model.config, largest_step(rules, limits, options.copy_bytes), shape)
+    num_pages, graphs = stated, 0
+    if not options.num_pages and not options.pool_bytes:
+        num_pages = pages_that_fit(memory.free, reserve, page_bytes)
+        if device.options.graphs:
+            # Of the pages that there would be without them: their tables name every page.
+            empty = KVCache(shape, 0, options.page_rows, device.where)
+            graphs = graph_bytes(rooms(rules), model.config, empty, num_pages, device)
+            num_pages = pages_that_fit(memory.free, reserve + graphs, page_bytes)
     log.info(
-        "pool of %d pages, %d bytes each; %d bytes are free, a step takes %d",
+        "pool of %d pages, %d bytes each; %d bytes are free, a step takes %d, graphs %d",
         num_pages,
         page_bytes,
         memory.free,
         reserve,
+        graphs,
     )
     check_pages_fit(num_pages, memory.free, reserve, page_bytes)
-    return num_pages
+    return PoolPlan(num_pages, memory.free - reserve - num_pages * page_bytes)
 
 
 def _allocate(shape: KVShape, num_pages: int, page_size: int, device: Device) -> KVCache:

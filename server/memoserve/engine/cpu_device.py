@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from memoserve.engine.device import Device, DeviceOptions, Event, MemoryInfo, Work
+from memoserve.engine.device import Device, DeviceOptions, MemoryInfo
+from memoserve.engine.streams import Event, Work
 
 
 class CpuStream:
@@ -67,7 +68,7 @@ class CpuGraph:
 
     def __init__(self, work: Callable[[], Tensor]) -> None:
         self._work = work
-        self._out = work().clone()
+        self._out = work()
 
     def replay(self) -> Tensor:
         """Run it; the tensor is always the same one."""
@@ -89,7 +90,7 @@ class CpuDevice(Device):
         super().__init__(where, options, CpuStream(), CpuStream())
         self._memory = memory
 
-    def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def _page_locked(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Plain memory: nothing on a CPU needs it locked."""
         return torch.empty(shape, dtype=dtype)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from memoserve.engine.device import Device, DeviceOptions, Event, MemoryInfo, Work
+from memoserve.engine.device import Device, DeviceOptions, MemoryInfo
+from memoserve.engine.streams import Event, Work
 
 # Runs before a graph is recorded: kernels are compiled and workspaces allocated in them.
 WARM_UPS = 2
@@ -75,17 +76,18 @@ class CudaDevice(Device):
         copies = CudaStream(torch.cuda.Stream(where)) if options.async_copies else compute
         super().__init__(where, options, compute, copies)
         self.make_current()
-        # One pool of memory for all graphs: only one of them runs at a time.
+        # One pool of memory for all graphs: only one of them runs at a time. And one stream to warm
+        # up on: cuBLAS keeps a workspace for each.
         self._graph_memory = torch.cuda.graph_pool_handle() if options.graphs else None
+        self._beside = torch.cuda.Stream(where) if options.graphs else None
 
     def make_current(self) -> None:
         """Kernels that the calling thread launches go to this GPU."""
         torch.cuda.set_device(self.where)
 
-    def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Page-locked, where a feature that needs it is on."""
-        locked = self.options.async_copies or self.options.pinned_uploads
-        return torch.empty(shape, dtype=dtype, pin_memory=locked)
+    def _page_locked(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """From the driver, or from what torch keeps of earlier ones."""
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def memory(self) -> MemoryInfo:
         """What the driver says is free, and what torch keeps in reserve but does not use."""
@@ -103,7 +105,9 @@ class CudaDevice(Device):
 
     def capture(self, work: Callable[[], Tensor]) -> CudaGraph:
         """Record on a stream of its own, as CUDA wants it; raises where ``work`` waits."""
-        beside = torch.cuda.Stream(self.where)
+        beside = self._beside
+        if beside is None:
+            raise ValueError("graphs are off")
         beside.wait_stream(torch.cuda.current_stream(self.where))
         with torch.cuda.stream(beside):
             for _ in range(WARM_UPS):

@@ -7,20 +7,25 @@ that a missing wait shows as wrong numbers.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-Work = Callable[[], object]
+from memoserve.engine.faults import is_shortage
+from memoserve.engine.streams import Graph, Pending, Staging, Stream
+
+log = logging.getLogger(__name__)
 
 # Of memories that come from ordinary memory, two are on their way at once: one is filled while
 # the other leaves.
 STAGED_COPIES = 2
+# A power of two: to one torch rounds what it locks, and keeps it for the next of that size.
+BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,7 @@ class DeviceOptions:
 
     ``graphs``: decode steps are captured once and replayed. ``pinned_uploads``: the integers of a
     step leave from page-locked memory without waiting. ``async_copies``: memories move between
-    host and device on a stream of their own, from page-locked memory.
+    host and device on a stream of their own, from and to page-locked memory.
     """
 
     graphs: bool = False
@@ -43,92 +48,6 @@ class MemoryInfo:
 
     free: int
     total: int
-
-
-class Event(Protocol):
-    """A point in a stream's work."""
-
-    def done(self) -> bool:
-        """All work before it is done. Does not block."""
-        ...
-
-    def wait(self) -> None:
-        """Block the host until it is."""
-        ...
-
-
-class Stream(Protocol):
-    """Work in order. What two streams do is in no order but that of ``wait_for``."""
-
-    def run(self, work: Work) -> None:
-        """Launch work at the end of this stream; tensors it makes belong to this stream."""
-        ...
-
-    def record(self) -> Event:
-        """The point after all work launched so far."""
-        ...
-
-    def wait_for(self, event: Event) -> None:
-        """Work launched here from now on runs after ``event``; the host does not wait."""
-        ...
-
-
-class Graph(Protocol):
-    """Launches recorded once, over tensors that stay where they are."""
-
-    def replay(self) -> Tensor:
-        """Run them again on the compute stream; always the same tensor, with new values."""
-        ...
-
-
-@dataclass(frozen=True)
-class Pending:
-    """A copy under way; ``kept`` must live until it is done."""
-
-    event: Event
-    kept: tuple[object, ...]
-
-    def done(self) -> bool:
-        """The copy is done. Does not block."""
-        return self.event.done()
-
-    def wait(self) -> None:
-        """Block the host until it is done."""
-        self.event.wait()
-
-
-@dataclass
-class _Buffer:
-    """Bytes on the host; they may be written again once ``busy`` is done."""
-
-    data: Tensor
-    busy: Event | None = None
-
-
-class Staging:
-    """Page-locked buffers in turn, for what leaves the host from ordinary memory.
-
-    A buffer is written again only when the copy that left from it is done.
-    """
-
-    def __init__(self, device: Device, count: int) -> None:
-        self._device = device
-        self._ring = deque(_Buffer(torch.empty(0, dtype=torch.uint8)) for _ in range(count))
-
-    def send(self, host: Tensor, stream: Stream, work: Callable[[Tensor], object]) -> Event:
-        """Run ``work`` on a stream with a staged copy of ``host``; waits where none is free."""
-        buffer = self._ring[0]
-        if buffer.busy is not None:
-            buffer.busy.wait()
-        if buffer.data.numel() < host.nbytes:
-            # Doubling: what grows does not lock memory anew at every step.
-            buffer.data = self._device.host_empty((2 * host.nbytes,), torch.uint8)
-        staged = buffer.data[: host.nbytes].view(host.dtype).view(host.shape)
-        staged.copy_(host)
-        stream.run(lambda: work(staged))
-        buffer.busy = stream.record()
-        self._ring.rotate(-1)
-        return buffer.busy
 
 
 class Device(ABC):
@@ -147,8 +66,9 @@ class Device(ABC):
         self.options = options
         self.compute = compute
         self.copies = copies if options.async_copies else compute
-        self._staging = Staging(self, STAGED_COPIES)
+        self._staging = Staging(self.host_empty, STAGED_COPIES)
         self._flying: list[Pending] = []
+        self._told_of_locking = False
 
     def make_current(self) -> None:
         """Make this the device of the calling thread."""
@@ -158,9 +78,42 @@ class Device(ABC):
         """Bring values to the host; waits for all work before. Once a step."""
         return values.cpu()
 
-    @abstractmethod
     def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A host tensor that copies may leave from or arrive in without waiting."""
+        """A host tensor that copies may leave from or arrive in without waiting.
+
+        Ordinary memory, from and to which they wait, where the system locks no more of it: that is
+        slower and as right. Said in the log, once.
+        """
+        try:
+            return self._page_locked(shape, dtype)
+        except Exception as error:
+            if not is_shortage(error):
+                raise
+            if not self._told_of_locking:
+                log.warning("no more memory can be page-locked; copies wait instead: %s", error)
+                self._told_of_locking = True
+        return torch.empty(shape, dtype=dtype)
+
+    def block_sizes(self, count: int, row_bytes: int) -> list[int]:
+        """Rows of each ``host_block`` that ``count`` rows leave the device for.
+
+        Where ``async_copies`` is on, of at most ``BLOCK_BYTES``, or a row: locking takes its time
+        by the byte, and what is given back is had again by the block. Elsewhere it is one.
+        """
+        if not self.options.async_copies:
+            return [count]
+        most = max(BLOCK_BYTES // row_bytes, 1)
+        return [min(most, count - first) for first in range(0, count, most)]
+
+    def host_block(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A host tensor for rows that leave the device: ``host_empty`` with ``async_copies``."""
+        if self.options.async_copies:
+            return self.host_empty(shape, dtype)
+        return torch.empty(shape, dtype=dtype)
+
+    @abstractmethod
+    def _page_locked(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A page-locked host tensor; raises where the system gives none."""
 
     @abstractmethod
     def memory(self) -> MemoryInfo | None:
@@ -182,7 +135,7 @@ class Device(ABC):
         """
 
     def to_host(self, read: Callable[[], Tensor], target: Tensor) -> Pending:
-        """Copy what ``read`` gives into ``target`` of ``host_empty``, after all compute so far.
+        """Copy what ``read`` gives into ``target`` of ``host_block``, after all compute so far.
 
         Nothing that ``read`` reads may be written before the copy is done.
         """

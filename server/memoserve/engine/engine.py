@@ -21,7 +21,7 @@ from memoserve.engine.faults import (
     is_shortage,
     shortage,
 )
-from memoserve.engine.host_tier import HostTier, tell
+from memoserve.engine.host_tier import COPY_BYTES, HostTier, tell
 from memoserve.engine.model_runner import ModelRunner
 from memoserve.engine.placed import Chunk
 from memoserve.engine.sampler import Sampler
@@ -61,7 +61,7 @@ class Engine:
         limits: StepLimits,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
-        copy_bytes: int = 1 << 26,
+        copy_bytes: int = COPY_BYTES,
     ) -> None:
         self.rules = runner.rules
         self.device = runner.device

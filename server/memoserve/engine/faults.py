@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from memoserve.errors import MemoserveError, ResourceExhausted
 from memoserve.memory.memory import HostState
@@ -60,7 +62,11 @@ def finite_rows(leaving: Leaving) -> HostState:
 
 def finite_part(host: HostState, first_row: int) -> HostState:
     """Rows that lay on the host, from ``first_row`` on; SequenceFault as ``finite_rows``."""
-    rows = host.memory_rows[first_row:]
-    if not bool(rows.isfinite().all() & host.window_rows.isfinite().all()):
+    memory, passed = list[Tensor](), 0
+    for block in host.memory_blocks:
+        memory.append(block[max(first_row - passed, 0) :])
+        passed += block.shape[0]
+    part = replace(host, first_row=first_row, memory_blocks=tuple(memory))
+    if not all(bool(block.isfinite().all()) for block in (*memory, *host.window_blocks)):
         raise SequenceFault("the model gave no usable memory")
-    return HostState(host.schedule, host.state, first_row, rows, host.window_rows)
+    return part

@@ -7,44 +7,36 @@ first, then beacons; rows past either stand at no slot and see nothing.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from memoserve.engine.faults import is_shortage
+from memoserve.engine.graph_memory import Room, RoomTensors, SharedTensors
 from memoserve.engine.graph_tables import graph_tables
 from memoserve.engine.placed import ROW_INTEGERS
 from memoserve.engine.step import Step
-from memoserve.engine.uploads import ALIGN_BYTES, Uploads
+from memoserve.engine.uploads import Uploads
 from memoserve.memory.kv_cache import KVCache
 from memoserve.models.batch import ForwardBatch, RowSplit
 from memoserve.models.layers import BeaconLM
 from memoserve_kernels import ops
 from memoserve_kernels.layout import AttentionLayout, Rotation
 
-BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+log = logging.getLogger(__name__)
+
 NOWHERE = -1
 
 
-@dataclass(frozen=True, order=True)
-class Room:
-    """Rows that a captured step has: a raw one for each sequence, and beacons behind some."""
-
-    sequences: int
-    beacons: int
-
-
-def rooms(with_beacons: bool) -> list[Room]:
-    """What is captured. Beacons behind more than half of the sequences take a larger room."""
-    plain = [Room(size, 0) for size in BUCKETS]
-    return [*plain, *(Room(size, (size + 1) // 2) for size in BUCKETS)] if with_beacons else plain
-
-
 class DecodeGraphs:
-    """Graphs of the steps in which every sequence feeds one token; captured when made."""
+    """Graphs of the steps in which every sequence feeds one token; captured when made.
+
+    A size for which memory is lacking is left out: steps of it run without a graph.
+    """
 
     def __init__(
         self,
@@ -54,12 +46,47 @@ class DecodeGraphs:
         uploads: Uploads,
         captured: list[Room],
     ) -> None:
+        self._model = model
+        self._cache = cache
+        self._rotation = rotation
+        self._uploads = uploads
+        self._shared: SharedTensors | None = None
+        self._steps: list[CapturedStep] = []
         # The largest first: the smaller ones find room in its memory.
-        steps = [
-            CapturedStep(room, model, cache, rotation, uploads)
-            for room in sorted(captured, reverse=True)
-        ]
-        self._steps = steps[::-1]
+        for room in sorted(captured, reverse=True):
+            step = self._capture(room)
+            if step is None:
+                # Also after the handler, which keeps alive what the failed attempt allocated.
+                uploads.device.empty_cache()
+            else:
+                self._steps.insert(0, step)
+        if len(self._steps) < len(captured):
+            log.warning(
+                "memory was lacking for %d of %d graphs; steps of more than %d sequences run "
+                "without one",
+                len(captured) - len(self._steps),
+                len(captured),
+                max((step.room.sequences for step in self._steps), default=0),
+            )
+
+    def _capture(self, room: Room) -> CapturedStep | None:
+        """One size; None where memory is lacking. What all share is made for the first."""
+        device = self._uploads.device
+        try:
+            shared = self._shared or SharedTensors.allocate(
+                [room], self._model.config, self._cache, device
+            )
+            step = CapturedStep(
+                room, self._model, self._cache, self._rotation, self._uploads, shared
+            )
+        except Exception as error:
+            # Ending a recording that lacked memory may itself fail, with words of its own.
+            causes = (error, error.__context__)
+            if not any(cause is not None and is_shortage(cause) for cause in causes):
+                raise
+            return None
+        self._shared = shared
+        return step
 
     def run(self, step: Step) -> Tensor | None:
         """Logits ``[sequences, vocab]``; None where no graph is for this step."""
@@ -82,6 +109,7 @@ class CapturedStep:
         cache: KVCache,
         rotation: Callable[[Tensor], Rotation],
         uploads: Uploads,
+        shared: SharedTensors,
     ) -> None:
         self.room = room
         self._model = model
@@ -89,21 +117,20 @@ class CapturedStep:
         self._rotation = rotation
         self._uploads = uploads
         self._scale = 1.0 / math.sqrt(cache.shape.head_dim)
-        where, rows, align = uploads.device.where, room.sequences + room.beacons, ALIGN_BYTES // 8
-        shape = (len(ROW_INTEGERS), -(-rows // align) * align)
-        self._packed = torch.zeros(shape, dtype=torch.int64, device=where)
-        self._inputs = dict(zip(ROW_INTEGERS, self._packed[:, :rows], strict=True))
+        own = RoomTensors.allocate(room, uploads.device.where)
+        self._packed = own.packed
+        self._inputs = dict(zip(ROW_INTEGERS, own.packed[:, : room.rows], strict=True))
         self._inputs["slots"].fill_(NOWHERE)
-        every = torch.arange(rows, device=where)
-        raw, beacon = every[: room.sequences], every[room.sequences :]
-        self._split = RowSplit(raw, beacon, every) if room.beacons else None
+        raw, beacon = own.every[: room.sequences], own.every[room.sequences :]
+        self._split = RowSplit(raw, beacon, own.every) if room.beacons else None
         columns, limits, starts = (self._inputs[name] for name in ("columns", "limits", "starts"))
         layout = AttentionLayout((), columns, limits, starts, uploads.upload)
-        self._tables = graph_tables(layout, model.config.num_heads, cache, uploads.device)
-        # Rows past the batch are never written: their zeros keep what is computed of them finite.
-        heads = (rows, model.config.num_heads, cache.shape.head_dim)
-        self._mixed = torch.zeros(heads, dtype=cache.shape.dtype, device=where)
-        self._graph = uploads.device.capture(self._forward)
+        heads, device = model.config.num_heads, uploads.device
+        self._tables = graph_tables(layout, heads, cache, device, shared.scratch)
+        # Rows past the batch keep what an earlier step left: nobody reads what comes of them.
+        self._mixed = shared.mixed[: room.rows]
+        self._logits = shared.logits[: room.sequences]
+        self._graph = device.capture(self._forward)
 
     def run(self, step: Step) -> Tensor | None:
         """Logits of the sequences; None where their tables are too large for the graph's."""
@@ -131,5 +158,7 @@ class CapturedStep:
             layout, out = self._tables.layout, self._mixed
             return ops.paged_decode(turned, kv, layout, self._scale, memory=memory, out=out)
 
-        logits: Tensor = self._model(ForwardBatch(self._inputs["ids"], self._split, None, attend))
-        return logits
+        hidden = self._model.model(ForwardBatch(self._inputs["ids"], self._split, None, attend))
+        # The head is for raw rows, which come first: of a beacon nobody asks what follows.
+        weights = self._model.lm_head.weight
+        return torch.mm(hidden[: self.room.sequences], weights.t(), out=self._logits)

@@ -21,8 +21,10 @@ from memoserve.memory.transfer import Arriving, Holder, Leaving, Pending, Transf
 
 T = TypeVar("T")
 
+COPY_BYTES: Final = 64 << 20
+"""Bytes that go each way in a step, where nobody says otherwise."""
 MOST_FLYING: Final = 2
-"""Copies of one state under way at a time: each has a buffer on the device."""
+"""Copies of one state under way at a time: one runs, the next is ready."""
 
 
 @dataclass(eq=False)

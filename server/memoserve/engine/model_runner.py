@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from memoserve.engine.device import Device
-from memoserve.engine.graphs import DecodeGraphs, rooms
+from memoserve.engine.graph_memory import rooms, rooms_that_fit
+from memoserve.engine.graphs import DecodeGraphs
 from memoserve.engine.placed import Chunk
 from memoserve.engine.step import Step, take_step
 from memoserve.engine.uploads import Uploads
@@ -18,7 +19,7 @@ from memoserve.memory import window as win
 from memoserve.memory.kv_cache import KVCache
 from memoserve.memory.memory import PagedState
 from memoserve.memory.page_table import Ints
-from memoserve.memory.window import Placement, WindowRules
+from memoserve.memory.window import WindowRules
 from memoserve.models.batch import ForwardBatch, RowSplit
 from memoserve.models.layers import BeaconLM
 from memoserve.models.rope import Rope
@@ -62,7 +63,11 @@ class PagedAttend:
 
 
 class ModelRunner:
-    """Runs chunks through the model. It takes pages; a failed forward gives them back."""
+    """Runs chunks through the model. It takes pages; a failed forward gives them back.
+
+    Graphs, where the device's options have them, keep at most ``graph_budget`` bytes; None is no
+    limit.
+    """
 
     def __init__(
         self,
@@ -71,6 +76,7 @@ class ModelRunner:
         rules: WindowRules,
         cache: KVCache,
         device: Device,
+        graph_budget: int | None = None,
     ) -> None:
         self.model = model
         self.rules = rules
@@ -79,12 +85,13 @@ class ModelRunner:
         self.device = device
         self.uploads = Uploads(self.device)
         self.inv_freq = rope.frequencies(cache.shape.dtype).to(self.device.where)
-        self.graphs = self._captured() if device.options.graphs else None
+        self.graphs = self._captured(graph_budget) if device.options.graphs else None
 
     @torch.inference_mode()
-    def _captured(self) -> DecodeGraphs:
-        # Appended beacons come with the end of a window, which no graph is for.
-        captured = rooms(self.rules.placement is Placement.INTERLEAVE)
+    def _captured(self, budget: int | None) -> DecodeGraphs:
+        captured, config = rooms(self.rules), self.model.config
+        if budget is not None:
+            captured = rooms_that_fit(captured, config, self.cache, self.device, budget)
         return DecodeGraphs(self.model, self.cache, self.rotation, self.uploads, captured)
 
     def pages_needed(self, paged: PagedState, tokens: int) -> int:

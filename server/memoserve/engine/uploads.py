@@ -11,10 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from memoserve.engine.device import Device, Staging
+from memoserve.engine.device import Device
+from memoserve.engine.streams import Staging
 
-# Buffers of the ring. A step ends by waiting for its tokens, so that one waits for none of them.
-RING = 8
+# More uploads than a step of any kind has: it ends by waiting for its tokens, and then all of their
+# buffers are free, so that it waits for none of them. Only steps without tokens get ahead this far.
+RING = 64
 # Parts of a packed upload begin at multiples of this, so that kernels may read 16 bytes at once.
 ALIGN_BYTES = 128
 
@@ -24,7 +26,7 @@ class Uploads:
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        self._staging = Staging(device, RING)
+        self._staging = Staging(device.host_empty, RING)
 
     def upload(self, values: NDArray[Any]) -> Tensor:
         """A fresh tensor on the device with the values."""

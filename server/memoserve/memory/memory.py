@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from memoserve.memory import window as win
@@ -67,15 +69,30 @@ class PagedState:
 class HostState:
     """A sequence's state off the device.
 
-    ``memory_rows [m, layers, 2, kv_heads, head_dim]`` from row ``first_row`` on, and
-    ``window_rows`` of the open window; keys rotated for their place, so restoring copies.
+    Memory rows ``[m, layers, 2, kv_heads, head_dim]`` from row ``first_row`` on, and those of the
+    open window; keys rotated for their place, so restoring copies. Both lie in blocks, one after
+    the other, at least one: page-locked memory is not had in one large piece.
     """
 
     schedule: RatioSchedule
     state: WindowState
     first_row: int
-    memory_rows: Tensor
-    window_rows: Tensor
+    memory_blocks: tuple[Tensor, ...]
+    window_blocks: tuple[Tensor, ...]
+
+    @cached_property
+    def memory_rows(self) -> Tensor:
+        """In one tensor: a copy where there are several blocks, kept with this state."""
+        return _joined(self.memory_blocks)
+
+    @cached_property
+    def window_rows(self) -> Tensor:
+        """As ``memory_rows``."""
+        return _joined(self.window_blocks)
+
+
+def _joined(blocks: tuple[Tensor, ...]) -> Tensor:
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
 
 def pages_of(rows: int, page_size: int) -> int:

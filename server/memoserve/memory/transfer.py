@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import cached_property, partial
+from itertools import accumulate
 from typing import Protocol, TypeAlias
 
 import torch
@@ -31,8 +33,12 @@ class Pending(Protocol):
 class Copier(Protocol):
     """The part of a device that copies; ``engine.device`` says what may be touched meanwhile."""
 
-    def host_empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A host tensor that copies may leave from or arrive in without waiting."""
+    def block_sizes(self, count: int, row_bytes: int) -> list[int]:
+        """Rows of each host tensor that ``count`` rows leave the device for."""
+        ...
+
+    def host_block(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A host tensor for copies to arrive in."""
         ...
 
     def to_host(self, read: Callable[[], Tensor], target: Tensor) -> Pending:
@@ -49,19 +55,37 @@ Launch: TypeAlias = Callable[[Copier, Tensor, Tensor], Pending]
 
 
 class _Part:
-    """Rows of one table from ``first`` on, and ``rows`` on the host that belong to them."""
+    """``count`` rows of one table from ``first`` on, and the block on the host that is theirs.
 
-    def __init__(self, table: PageTable, first: int, rows: Tensor, launch: Launch) -> None:
+    ``block`` gives it when the first copy of it starts. On the device a row takes ``row_bytes``.
+    """
+
+    def __init__(
+        self,
+        table: PageTable,
+        first: int,
+        count: int,
+        row_bytes: int,
+        block: Callable[[], Tensor],
+        launch: Launch,
+    ) -> None:
         self.table = table
         self.first = first
-        self.rows = rows
+        self.row_bytes = row_bytes
         self.launch = launch
         self.moved = 0
+        self._count = count
+        self._block = block
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """The block, ``[count, layers, 2, kv_heads, head_dim]``."""
+        return self._block()
 
     @property
     def left(self) -> int:
         """Rows whose copy has not been started."""
-        return int(self.rows.shape[0]) - self.moved
+        return self._count - self.moved
 
 
 class Transfer:
@@ -83,7 +107,8 @@ class Transfer:
         be tried again.
         """
         part = self._parts[0]
-        row_bytes = part.rows[0].nbytes
+        # The wider of the two: a budget bounds what is on the device as well.
+        row_bytes = max(part.rows[0].nbytes, part.row_bytes)
         count = min(max(budget // row_bytes, 1), part.left)
         begin = part.moved
         slots = part.table.slots(part.first + begin, part.first + begin + count)
@@ -97,22 +122,52 @@ class Transfer:
 class Leaving(Transfer):
     """A state on its way to host tensors, memory rows from ``first_row`` on.
 
-    ``host`` may be used once every copy is done; until then nothing may write to the pages.
+    Until every copy is done nothing may write to the pages. The host's blocks are made one by one,
+    each when it is its turn: locking all of a large memory at once would hold up a step.
     """
 
     def __init__(
         self, cache: KVCache, copier: Copier, paged: PagedState, first_row: int = 0
     ) -> None:
-        row = (cache.shape.layers, 2, cache.shape.kv_heads, cache.shape.head_dim)
-        counts = (paged.memory.length - first_row, paged.window.length)
-        memory, window = (copier.host_empty((n, *row), cache.shape.dtype) for n in counts)
-        self.host = HostState(paged.schedule, paged.state, first_row, memory, window)
+        self._cache = cache
+        self._copier = copier
+        self._first_row = first_row
+        self._at = (paged.schedule, paged.state)
+        self._memory: list[Tensor] = []
+        self._window: list[Tensor] = []
         self._finite: list[Tensor] = []
+        memory, window = self._reads(cache.read_memory), self._reads(cache.read)
         parts = [
-            _Part(paged.memory, first_row, memory, self._reads(cache.read_memory)),
-            _Part(paged.window, 0, window, self._reads(cache.read)),
+            *self._parts_of(paged.memory, first_row, self._memory, memory),
+            *self._parts_of(paged.window, 0, self._window, window),
         ]
         super().__init__(paged, parts)
+
+    @property
+    def host(self) -> HostState:
+        """The state on the host. To be asked when every copy is done."""
+        memory, window = (tuple(made or [self._block(0)]) for made in (self._memory, self._window))
+        return HostState(*self._at, self._first_row, memory, window)
+
+    def _parts_of(
+        self, table: PageTable, first: int, made: list[Tensor], launch: Launch
+    ) -> list[_Part]:
+        def block(count: int) -> Tensor:
+            made.append(self._block(count))
+            return made[-1]
+
+        size = self._cache.shape.row_bytes
+        counts = self._copier.block_sizes(table.length - first, size)
+        firsts = accumulate(counts, initial=first)
+        return [
+            _Part(table, begin, count, size, partial(block, count), launch)
+            for begin, count in zip(firsts, counts, strict=False)
+        ]
+
+    def _block(self, count: int) -> Tensor:
+        shape = self._cache.shape
+        row = (shape.layers, 2, shape.kv_heads, shape.head_dim)
+        return self._copier.host_block((count, *row), shape.dtype)
 
     def _reads(self, read: Callable[[Tensor], Tensor]) -> Launch:
         def launch(copier: Copier, slots: Tensor, target: Tensor) -> Pending:
@@ -143,17 +198,33 @@ class Arriving(Transfer):
         paged = PagedState.fresh(pool, host.schedule)
         paged.state = host.state
         try:
-            paged.memory.extend(host.memory_rows.shape[0])
-            paged.window.extend(host.window_rows.shape[0])
+            paged.memory.extend(sum(block.shape[0] for block in host.memory_blocks))
+            paged.window.extend(sum(block.shape[0] for block in host.window_blocks))
         except BaseException:
             paged.release()
             raise
-        dtype = cache.shape.dtype
+        dtype, size = cache.shape.dtype, cache.shape.row_bytes
+        memory, window = _writes(cache.write_memory, dtype), _writes(cache.write, dtype)
         parts = [
-            _Part(paged.memory, 0, host.memory_rows, _writes(cache.write_memory, dtype)),
-            _Part(paged.window, 0, host.window_rows, _writes(cache.write, dtype)),
+            *_parts_from(paged.memory, host.memory_blocks, size, memory),
+            *_parts_from(paged.window, host.window_blocks, size, window),
         ]
         super().__init__(paged, parts)
+
+
+def _parts_from(
+    table: PageTable, blocks: tuple[Tensor, ...], row_bytes: int, launch: Launch
+) -> list[_Part]:
+    """A part for each block; a copy never spans two of them."""
+    firsts = accumulate((block.shape[0] for block in blocks), initial=0)
+    return [
+        _Part(table, first, block.shape[0], row_bytes, partial(_same, block), launch)
+        for first, block in zip(firsts, blocks, strict=False)
+    ]
+
+
+def _same(block: Tensor) -> Tensor:
+    return block
 
 
 def _writes(write: Callable[[Tensor, Tensor], None], dtype: torch.dtype) -> Launch:

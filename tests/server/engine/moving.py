@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from memoserve.engine.cpu_device import CpuDevice
-from memoserve.engine.device import DeviceOptions, Pending
+from memoserve.engine.device import DeviceOptions
 from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.sequence import MemoryHandle, Sequence
+from memoserve.engine.streams import Pending
 from memoserve.memory.memory import HostState
 from memoserve.models.loader import LoadedModel
 from tests.server.fixtures import Driver, Outcome, is_spilled, make_driver, random_ids

@@ -92,6 +92,32 @@ def test_a_graph_is_recorded_beside_and_replayed_into_one_tensor(log: Log) -> No
     assert recorded.return_value.replay.call_count == 2
 
 
+def test_all_graphs_are_warmed_up_on_one_stream(log: Log) -> None:
+    """cuBLAS keeps a workspace for each stream that it ran on."""
+    device = CudaDevice(torch.device("cuda:1"), DeviceOptions(graphs=True))
+    log.clear()
+    for _ in range(3):
+        device.capture(lambda: torch.zeros(2))
+    assert [line for line in log if "waits for compute" in line] == ["copies waits for compute"] * 3
+    with pytest.raises(ValueError, match="graphs are off"):
+        CudaDevice(torch.device("cuda:1"), DeviceOptions()).capture(lambda: torch.zeros(2))
+
+
+def test_what_a_feature_locks_comes_from_torch(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = create_autospec(torch.empty, return_value=torch.zeros(2))
+    monkeypatch.setattr(torch, "empty", empty)
+    device = CudaDevice(torch.device("cuda:1"), ALL_ON)
+    device.host_empty((3,), torch.int32)
+    device.host_block((4, 2), torch.float32)
+    assert [call.kwargs for call in empty.call_args_list] == [
+        {"dtype": dtype, "pin_memory": True} for dtype in (torch.int32, torch.float32)
+    ]
+    empty.reset_mock()
+    uploading = CudaDevice(torch.device("cuda:1"), DeviceOptions(pinned_uploads=True))
+    uploading.host_block((4, 2), torch.float32)
+    empty.assert_called_once_with((4, 2), dtype=torch.float32)
+
+
 def test_copies_wait_for_compute_on_a_stream_of_their_own(log: Log) -> None:
     device = CudaDevice(torch.device("cuda"), ALL_ON)
     assert device.where == torch.device("cuda:3")

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from memoserve.engine.build import rules_of
 from memoserve.engine.cpu_device import CpuDevice, CpuStream
 from memoserve.engine.device import DeviceOptions, MemoryInfo, make_device
-from memoserve.engine.engine import Engine
-from memoserve.engine.model_runner import ModelRunner
-from memoserve.engine.sampler import SamplingParams
-from memoserve.engine.scheduler import StepLimits
-from memoserve.engine.sequence import Logits
 from memoserve.engine.uploads import ALIGN_BYTES, RING, Uploads
-from memoserve.memory.kv_cache import KVCache, KVShape
-from memoserve.memory.page_pool import PagePool
-from memoserve.metrics import Metrics
-from memoserve_kernels import ops
-from tests.server.fixtures import Driver, random_ids, tiny_model
 
 CPU = torch.device("cpu")
 ALL_ON = DeviceOptions(graphs=True, pinned_uploads=True, async_copies=True)
@@ -181,71 +166,3 @@ def test_parts_of_a_packed_upload_are_aligned(device: CpuDevice) -> None:
         np.testing.assert_array_equal(got[name].numpy(), part)
         assert got[name].storage_offset() * got[name].itemsize % ALIGN_BYTES == 0
     assert len({part.untyped_storage().data_ptr() for part in got.values()}) == 1
-
-
-# -- a step waits once -------------------------------------------------------------------------
-
-
-class MetaDevice(CpuDevice):
-    """A device without values: whatever would wait for one raises, but ``fetch``."""
-
-    def __init__(self) -> None:
-        super().__init__(torch.device("meta"), DeviceOptions())
-        self.fetches: list[int] = []
-
-    def fetch(self, values: Tensor) -> Tensor:
-        self.fetches.append(values.numel())
-        return torch.full(values.shape, 5, dtype=values.dtype)
-
-
-def meta_driver(device: MetaDevice) -> Driver:
-    """An engine over a device without values, its tensors and weights included."""
-    loaded = tiny_model(beacon_sink_size=1)
-    config = loaded.config
-    shape = KVShape(config.num_layers, config.num_kv_heads, config.head_dim, loaded.dtype)
-    cache, pool = KVCache(shape, 200, 3, device.where), PagePool(200, 3)
-    rules = rules_of(config.beacon)
-    runner = ModelRunner(loaded.model.to("meta"), loaded.rope, rules, cache, device)
-    return Driver(Engine(runner, pool, cache, StepLimits(rules.window, 1000, 0.0), Metrics()))
-
-
-@pytest.fixture
-def no_values(monkeypatch: pytest.MonkeyPatch) -> MetaDevice:
-    """Attention and the writing of pages are kernels' business, tested with them."""
-
-    def attention(q: Tensor, *_: Any) -> None:
-        """Fills ``out``."""
-
-    kernels = SimpleNamespace(
-        rope_and_append=lambda q, *_: torch.empty_like(q),
-        append=lambda *_: None,
-        rotate=lambda x, _: torch.empty_like(x),
-        window_attention=attention,
-        paged_decode=attention,
-        evict_window=lambda *_: None,
-    )
-    whole = ops._backend
-    monkeypatch.setattr(
-        ops, "_backend", lambda x: SimpleNamespace(**vars(whole(x)) | vars(kernels))
-    )
-    monkeypatch.setattr(SamplingParams, "generator", lambda *_: None)
-    return MetaDevice()
-
-
-def test_a_step_brings_over_its_tokens_and_nothing_else(no_values: MetaDevice) -> None:
-    """Windows close, forks copy their tails, tokens are drawn in all ways."""
-    driver = meta_driver(no_values)
-    memory = driver.compress(random_ids(29, 1), logits=Logits.NONE).memory
-    assert no_values.fetches == []
-    ways = [
-        SamplingParams(max_tokens=9),
-        SamplingParams(max_tokens=9, temperature=0.7, top_k=3, top_p=0.5),
-        SamplingParams(max_tokens=9, temperature=0.7, repetition_penalty=1.1),
-        SamplingParams(max_tokens=9, repetition_penalty=1.1),
-    ]
-    asked = [driver.submit(random_ids(3, i), memory, sampling=p)[1] for i, p in enumerate(ways)]
-    _, memorized = driver.submit(random_ids(40, 2))
-    driver.drain()
-    assert all(outcome.error is None for outcome in [*asked, memorized])
-    assert all(outcome.tokens == [5] * 9 for outcome in asked)
-    assert no_values.fetches == [4] * 9

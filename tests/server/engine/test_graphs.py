@@ -10,18 +10,19 @@ import torch
 from torch import Tensor
 
 from memoserve.engine.build import EngineOptions, build_engine
-from memoserve.engine.cpu_device import CpuDevice, CpuGraph
+from memoserve.engine.cpu_device import CpuDevice
 from memoserve.engine.device import DeviceOptions
-from memoserve.engine.graph_tables import graph_tables
-from memoserve.engine.graphs import BUCKETS, DecodeGraphs, Room
+from memoserve.engine.graph_memory import BUCKETS, Room
+from memoserve.engine.graph_tables import has_static_tables
+from memoserve.engine.graphs import CapturedStep, DecodeGraphs
 from memoserve.engine.model_runner import ModelRunner
 from memoserve.engine.placed import Chunk
 from memoserve.engine.sampler import SamplingParams
 from memoserve.engine.sequence import Logits, MemoryHandle
+from memoserve.engine.step import Step
 from memoserve.memory.window import RatioSchedule
 from memoserve.metrics import Metrics
 from memoserve.models.loader import LoadedModel
-from memoserve_kernels.layout import AttentionLayout
 from tests.server.fixtures import Driver, Outcome, random_ids, tiny_model
 
 # Bounds of loops that a kernel computes: the interpreter makes integers of arrays of one number.
@@ -40,16 +41,17 @@ def model() -> LoadedModel:
 
 @pytest.fixture
 def replays(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[int]]:
-    """Replays of each size of batch."""
+    """Replays of each number of rows, beacons and padding included."""
     sizes: Counter[int] = Counter()
-    replay = CpuGraph.replay
+    run = CapturedStep.run
 
-    def counted(self: CpuGraph) -> Tensor:
-        out = replay(self)
-        sizes[out.shape[0]] += 1
+    def counted(self: CapturedStep, step: Step) -> Tensor | None:
+        out = run(self, step)
+        if out is not None:
+            sizes[self.room.rows] += 1
         return out
 
-    monkeypatch.setattr(CpuGraph, "replay", counted)
+    monkeypatch.setattr(CapturedStep, "run", counted)
     yield sizes
 
 
@@ -235,8 +237,6 @@ def test_what_has_no_room_in_the_tables_is_eager(
 
 def test_graphs_of_kernels_that_wait_are_refused(model: LoadedModel) -> None:
     runner = driver(model, DeviceOptions()).engine._runner
-    column = torch.zeros(1, dtype=torch.int64)
-    layout = AttentionLayout((), column, column, column)
     elsewhere = CpuDevice(torch.device("meta"), GRAPHED)
     with pytest.raises(ValueError, match="the backend is reference"):
-        graph_tables(layout, 4, runner.cache, elsewhere)
+        has_static_tables(runner.cache, elsewhere)
