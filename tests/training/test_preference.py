@@ -14,7 +14,7 @@ import torch
 from memoserve.memory.window import RatioSchedule
 from memoserve.models.loader import LoadedModel
 from memoserve_training import preference
-from memoserve_training.base import open_words
+from memoserve_training.base import open_dialogue
 from memoserve_training.batch import TreeIds, forward_batch
 from memoserve_training.branches import attend_to
 from memoserve_training.chat import Asked
@@ -173,7 +173,7 @@ PAIR = Pair(
 
 def objective_of(opened: Opened, settings: PreferenceSettings) -> PreferenceObjective:
     rows = list(world_preference_rows(1, 2, WORLD))
-    words, reference = open_words(opened.run), opened.masters.copies()
+    words, reference = open_dialogue(opened.run), opened.masters.copies()
     return PreferenceObjective(opened.loaded, words, rows, EndResult(), reference, settings)
 
 
@@ -187,11 +187,18 @@ def likelihood(loaded: LoadedModel, asked: Asked) -> float:
     return sum(float(likely[t - 1, asked.ids[t]]) for t in places)
 
 
-@pytest.mark.parametrize("trains", Trains)
-@pytest.mark.parametrize("normalised", [False, True])
-def test_the_loss_of_a_pair(trains: Trains, normalised: bool, base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("trains", "normalised", "tied"),
+    [
+        (Trains.BEACONS, False, False),
+        (Trains.ALL, True, False),
+        (Trains.ALL, False, True),
+    ],
+)
+def test_the_loss_of_a_pair(trains: Trains, normalised: bool, tied: bool, tmp_path: Path) -> None:
     """Before training log 2 and the likelihood of the best; after it, against the frozen copy."""
-    opened = open_run(tmp_path, base, trains)
+    base = write_toy(tmp_path / "base", tie_word_embeddings=tied)
+    opened = open_run(tmp_path / "run", base, trains)
     settings = PreferenceSettings(beta=0.7, sft_weight=0.3, normalised=normalised)
     objective = objective_of(opened, settings)
     before = [likelihood(opened.loaded, asked) for asked in (PAIR.best, PAIR.worst)]
@@ -223,7 +230,7 @@ def test_the_reward_rises(base: Path, tmp_path: Path) -> None:
     opened = open_run(tmp_path, base, Trains.ALL)
     rows = [PreferenceRow("A cat sat on the mat.", "Who?", (Span(0, 5),), "cat")]
     settings = PreferenceSettings(draws=Draws(samples=12, most=5))
-    words, reference = open_words(opened.run), opened.masters.copies()
+    words, reference = open_dialogue(opened.run), opened.masters.copies()
     objective = PreferenceObjective(opened.loaded, words, rows, CountsVowels(), reference, settings)
 
     def reward() -> float:
@@ -232,9 +239,8 @@ def test_the_reward_rises(base: Path, tmp_path: Path) -> None:
 
     before = reward()
     opened.tuner(objective, Pace(steps=16, rate=0.03, log_steps=1)).train()
-    print("REW", before, reward(), opened.rows()[-1])
     assert reward() > 3 * before
-    assert float(opened.rows()[-1]["preference"]) < 0.98 * math.log(2)
+    assert float(opened.rows()[-1]["preference"]) < 0.95 * math.log(2)
 
 
 def test_nothing_is_learned_where_all_are_worth_the_same(base: Path, tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from memoserve.errors import InvalidArgument
-from memoserve.memory.window import RatioSchedule
 from memoserve.models.loader import load_model
 from memoserve_training import pretrain
 from memoserve_training.base import Beacons, prepare
 from memoserve_training.batch import TreeIds, forward_batch
 from memoserve_training.branches import attend_to
 from memoserve_training.checkpoint import RunDirectory
+from memoserve_training.commands import run_main
 from memoserve_training.data_files import BadRow, read_texts
 from memoserve_training.pretrain import PretrainObjective, PretrainSettings, batches_of, cut
 from memoserve_training.tuning import Pace, draw_ratios, rng_of
@@ -158,10 +158,18 @@ def test_the_command(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run_command(monkeypatch, *common, *short, "--rate", 1e-3)
 
 
-def test_ratio_zero_reads_all_rows(base: Path, tmp_path: Path) -> None:
-    """Nothing of a beacon is in it: the loss has no gradient, and that is said."""
-    opened = open_run(tmp_path, base)
-    ids = TreeIds.of_trunks(torch.arange(3, 53)[None])
-    plan, attend = attend_to(opened.loaded, ids, RatioSchedule((0,)))
-    hidden = opened.loaded.model.model(forward_batch(plan, ids, attend))
-    assert not hidden.requires_grad
+def test_nothing_is_learned_without_a_beacon(base: Path, tmp_path: Path) -> None:
+    """At ratio 0 a memory is raw rows: a step over it moves nothing, and is no error."""
+    opened = open_run(tmp_path, base, ratios=(0,))
+    before = opened.masters.copies()
+    opened.tuner(make_objective("pretrain", opened), Pace(steps=1, rate=1.0)).train()
+    assert all(torch.equal(now, before[n]) for n, now in opened.masters.copies().items())
+
+
+def test_what_a_user_got_wrong_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> int:
+        raise BadRow("rows.jsonl:3: text is empty")
+
+    assert run_main(fails) == 2
+    assert capsys.readouterr().err == "error: rows.jsonl:3: text is empty\n"
+    assert run_main(lambda: 3) == 3

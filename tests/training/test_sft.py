@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
 
-from memoserve.models.chat import Message
+from memoserve.pipeline.contents import Contents
+from memoserve.pipeline.conversation import Conversation
+from memoserve.pipeline.prompts import EN
 from memoserve_training import sft
-from memoserve_training.base import open_words
-from memoserve_training.chat import PROMPTS, Task
+from memoserve_training.base import open_dialogue
+from memoserve_training.branches import branch_batch
+from memoserve_training.chat import PROMPTS, Asked, Task
 from memoserve_training.data_files import BadRow, ClueRow, read_clue_rows, world_clue_rows
+from memoserve_training.dialogue import Dialogue
 from memoserve_training.masters import Trains
 from memoserve_training.sft import SftObjective, SftSettings, by_context
 from memoserve_training.tuning import Pace
-from tests.training.toys import WORLD, make_objective, open_run, write_toy
+from tests.training.toys import ROWS, WORLD, make_objective, open_run, write_toy
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +32,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy(tmp_path_factory.mktemp("base"))
 
 
-ROWS = [
-    ClueRow("A cat sat on the mat.", Task.SPAN, "Where is the cat?", "sat on the mat"),
-    ClueRow("A dog sat on the log.", Task.SPAN, "Where is the dog?", "on the log"),
-    ClueRow("A cat sat on the mat.", Task.ANSWER, "Where is it?", "the mat"),
-    ClueRow("A cat sat on the mat.", Task.KEY_POINT, "", "A cat.\nA mat."),
-]
-
-
-@pytest.mark.parametrize(("trains", "share"), [(Trains.BEACONS, 0.95), (Trains.ALL, 0.6)])
+@pytest.mark.parametrize(("trains", "share"), [(Trains.BEACONS, 0.95), (Trains.ALL, 0.5)])
 def test_the_loss_falls(trains: Trains, share: float, base: Path, tmp_path: Path) -> None:
     opened = open_run(tmp_path, base, trains)
     objective = make_objective("sft", opened)
@@ -50,14 +49,15 @@ def test_the_loss_falls(trains: Trains, share: float, base: Path, tmp_path: Path
 def test_only_what_is_written_counts(base: Path, tmp_path: Path) -> None:
     """Rows of one context together weigh as they do alone: nobody reads another's padding."""
     opened = open_run(tmp_path, base)
-    words = open_words(opened.run)
+    words = open_dialogue(opened.run)
 
     def loss(*rows: ClueRow) -> tuple[float, int]:
         objective = SftObjective(opened.loaded, words, [rows], SftSettings())
         with torch.no_grad():
             part = objective.part(0)
         assert part.loss is not None
-        asked = [words.ask(row.task, row.question, row.written) for row in rows]
+        context = words.context(rows[0].context)
+        asked = [words.ask(context, row.task, row.question, row.written) for row in rows]
         return part.loss.item(), sum(len(one.ids) - one.first for one in asked)
 
     same = [row for row in ROWS if row.context == ROWS[0].context]
@@ -67,23 +67,36 @@ def test_only_what_is_written_counts(base: Path, tmp_path: Path) -> None:
     assert together == pytest.approx(sum(mean * n for mean, n in alone) / tokens, rel=1e-5)
 
 
+def test_a_context_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no token"):
+        branch_batch((), [Asked((1, 2), 1)], ["span"], torch.device("cpu"))
+
+
 def test_rows_are_grouped_by_context() -> None:
     assert by_context(ROWS, 2) == [(ROWS[0], ROWS[2]), (ROWS[3],), (ROWS[1],)]
 
 
-def test_ids_are_those_of_the_chat(base: Path, tmp_path: Path) -> None:
-    """A document and a question, joined, are what the chat template makes of the whole."""
-    words = open_words(open_run(tmp_path, base).run)
-    row = ROWS[0]
-    document, _ = words.document(row.context)
-    asked = words.ask(row.task, row.question, row.written)
-    turns = [
-        Message("user", row.context),
-        Message("assistant", PROMPTS["en"]["acknowledgement"]),
-        Message("user", f"quote: {row.question}"),
-    ]
-    rendered = words.text.render_chat(turns, add_generation_prompt=True)
-    assert [*document, *asked.ids[: asked.first]] == words._ids(rendered)
+@pytest.mark.parametrize("around", ["{context}", "Read.\n{context}\nEnd of it.", "{context} 's"])
+@pytest.mark.parametrize("text", ["The cat sat.", "The cat sat", "the log. \n", "<|im_end|> é"])
+def test_ids_are_those_that_a_server_feeds(
+    around: str, text: str, base: Path, tmp_path: Path
+) -> None:
+    """Also where the tokenizer joins the end of the text with the words behind it."""
+    prompts = {**PROMPTS["en"], "context": around}
+    trained = open_dialogue(open_run(tmp_path, base).run)
+    trained = Dialogue(trained.text, prompts, line_start=" ")
+    served = Conversation(trained.text, replace(EN, context=around, acknowledgement="ok"))
+    opening, encoder = served.open_document()
+    context = trained.context(text)
+    assert [*context.ids] == [*opening, *encoder.feed(text)]
+    state = SimpleNamespace(
+        pending_text=encoder.pending_text, at_segment_start=encoder.at_segment_start
+    )
+    asked = trained.ask(context, Task.SPAN, "Where?", "a mat\nhere")
+    assert [*asked.ids[: asked.first]] == served.ask(cast(Contents, state), "quote: Where?")
+    assert trained.prompt(context, Task.SPAN, "Where?").ids == asked.ids[: asked.first]
+    written = asked.ids[asked.first :]
+    assert trained.text.decode(written) == " a mat\n here" and written[-1] == trained.end
 
 
 def test_rows_of_a_file(tmp_path: Path) -> None:
@@ -119,13 +132,13 @@ def test_rows_of_worlds() -> None:
 def test_the_words_of_a_checkpoint(base: Path, tmp_path: Path) -> None:
     """A model without prompts gets ours in writing; one with a gap in them is refused."""
     run = open_run(tmp_path, base).run
-    open_words(run)
+    open_dialogue(run)
     path = run.model / "memoserve_prompts.json"
     assert json.loads(path.read_text(encoding="utf-8")) == PROMPTS
     own = {"en": {**PROMPTS["en"], "clues": {"span": "say: {input}"}}}
     path.write_text(json.dumps(own), encoding="utf-8")
     with pytest.raises(ValueError, match=r"en\.clues\.surrogate is missing"):
-        open_words(run)
+        open_dialogue(run)
 
 
 @pytest.mark.parametrize("source", ["rows", "worlds"])

@@ -12,9 +12,10 @@ import torch
 from tokenizers import Tokenizer
 
 from memoserve.models.loader import LoadedModel
-from memoserve_training.base import Beacons, open_base, open_words, prepare
+from memoserve_training.base import Beacons, open_base, open_dialogue, prepare
+from memoserve_training.chat import Task
 from memoserve_training.checkpoint import RunDirectory
-from memoserve_training.data_files import PreferenceRow, world_clue_rows
+from memoserve_training.data_files import ClueRow, PreferenceRow
 from memoserve_training.masters import Masters, Trains, choose
 from memoserve_training.preference import PreferenceObjective, PreferenceSettings
 from memoserve_training.pretrain import PretrainObjective, PretrainSettings, batches_of, cut
@@ -29,6 +30,12 @@ from tests.server.fixtures import random_tensors, tiny_config, write_checkpoint
 WINDOW = 16
 TEXT = "The cat sat on the mat and the dog sat on the log. " * 8
 WORLD = WorldSettings(words=40, questions=2)
+ROWS = [
+    ClueRow("A cat sat on the mat.", Task.SPAN, "Where is the cat?", "sat on the mat"),
+    ClueRow("A dog sat on the log.", Task.SPAN, "Where is the dog?", "on the log"),
+    ClueRow("A cat sat on the mat.", Task.ANSWER, "Where is it?", "the mat"),
+    ClueRow("A cat sat on the mat.", Task.KEY_POINT, "", "A cat.\nA mat."),
+]
 STAGES = ("pretrain", "sft", "preference")
 
 
@@ -71,11 +78,15 @@ class Opened:
 
 
 def open_run(
-    path: Path, base: Path, trains: Trains = Trains.BEACONS, dtype: str = "float32"
+    path: Path,
+    base: Path,
+    trains: Trains = Trains.BEACONS,
+    dtype: str = "float32",
+    ratios: tuple[int, ...] = (2, 4),
 ) -> Opened:
     """Lay a run out on ``base`` with small windows."""
     run = RunDirectory(path)
-    prepare(run, base, dtype, Beacons(window=WINDOW, ratios=(2, 4)))
+    prepare(run, base, dtype, Beacons(window=WINDOW, ratios=ratios))
     loaded = open_base(run, dtype, torch.device("cpu"))
     return Opened(run, loaded, Masters(choose(loaded.model, trains)), trains)
 
@@ -87,9 +98,9 @@ def make_objective(stage: str, opened: Opened) -> Objective:
         ids = toy_tokenizer().encode(TEXT).ids
         batches = batches_of(cut([ids], 3 * WINDOW, WINDOW), 2)
         return PretrainObjective(loaded, batches, PretrainSettings(3 * WINDOW, 2))
-    words = open_words(opened.run)
+    words = open_dialogue(opened.run)
     if stage == "sft":
-        groups = by_context(world_clue_rows(1, 2, WORLD), 4)
+        groups = by_context(ROWS, 4)
         return SftObjective(loaded, words, groups, SftSettings(branches=4))
     context = "A cat. A dog. A bird. A fish. A mouse."
     rows = [PreferenceRow(context, "Who?", (Span(7, 13),), "bird")]

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from tokenizers import Tokenizer
 
 from memoserve.models.config import parse_config
 from memoserve.models.loader import DTYPES, LoadedModel, load_model
 from memoserve.models.tokenizer import TextTokenizer
 from memoserve_kernels.ops import backend_name
-from memoserve_training.chat import PROMPTS, ChatWords, Task
+from memoserve_training.chat import PROMPTS, Task
 from memoserve_training.checkpoint import RunDirectory
+from memoserve_training.dialogue import Dialogue
 from memoserve_training.vocabulary import write_json
 
 PROMPTS_FILE: Final = "memoserve_prompts.json"
@@ -115,7 +115,7 @@ def open_base(run: RunDirectory, dtype: str, device: torch.device) -> LoadedMode
     return load_model(str(run.path / "base"), dtype=dtype, device=device)
 
 
-def open_words(run: RunDirectory) -> ChatWords:
+def open_dialogue(run: RunDirectory, line_start: str = "") -> Dialogue:
     """Tokenizer, chat template and prompts of ``model/``.
 
     A checkpoint that brings no prompts gets short ones, written there so that it is served with
@@ -131,8 +131,7 @@ def open_words(run: RunDirectory) -> ChatWords:
     missing += [f"clues.{task.value}" for task in Task if task.value not in clues]
     if missing:
         raise ValueError(f"{path.name}: en.{missing[0]} is missing, training needs it")
-    fast = Tokenizer.from_file(str(run.model / "tokenizer.json"))
-    return ChatWords(TextTokenizer.from_directory(run.model), fast, prompts)
+    return Dialogue(TextTokenizer.from_directory(run.model), prompts, line_start)
 
 
 def same_settings(run: RunDirectory, settings: Mapping[str, object]) -> None:

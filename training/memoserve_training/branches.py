@@ -20,7 +20,12 @@ from memoserve_training.tree import Tree, places, tree
 def branch_batch(
     trunk: Sequence[int], asked: Sequence[Asked], kinds: Sequence[str], device: torch.device
 ) -> Batch:
-    """One document with a branch for each of ``asked``; only written ids are targets."""
+    """One document with a branch for each of ``asked``; only written ids are targets.
+
+    Raises ValueError for a context without a token.
+    """
+    if not trunk:
+        raise ValueError("a context of no token cannot be memorized")
     longest = max(len(one.ids) for one in asked)
     ids = torch.zeros(1, len(asked), longest, dtype=torch.int64)
     targets = torch.full_like(ids, -1)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+from memoserve.errors import MemoserveError
 from memoserve.models.loader import DTYPES, LoadedModel, usable_device
 from memoserve_training.base import Beacons, open_base, prepare, same_settings
 from memoserve_training.checkpoint import RunDirectory
@@ -101,3 +103,12 @@ def finish(begun: Begun, objective: Objective, settings: Mapping[str, object]) -
     same_settings(begun.run, {**base, **pace, **settings})
     tuner = Tuner(begun.loaded, begun.masters, objective, begun.pace, begun.run)
     return 0 if tuner.train(begun.seconds) else 3
+
+
+def run_main(main: Callable[[], int]) -> int:
+    """What ``main`` ends with; 2 and one line on stderr for what a user can put right."""
+    try:
+        return main()
+    except (ValueError, OSError, MemoserveError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

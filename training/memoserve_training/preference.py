@@ -20,16 +20,17 @@ from torch.func import functional_call
 
 from memoserve.memory.window import RatioSchedule
 from memoserve.models.loader import LoadedModel
-from memoserve_training.base import open_words
+from memoserve_training.base import open_dialogue
 from memoserve_training.batch import forward_batch
 from memoserve_training.branches import attend_to, branch_batch
-from memoserve_training.chat import Asked, ChatWords, Task
-from memoserve_training.commands import add_common, finish, start
+from memoserve_training.chat import Asked, Task
+from memoserve_training.commands import add_common, finish, run_main, start
 from memoserve_training.data_files import (
     PreferenceRow,
     read_preference_rows,
     world_preference_rows,
 )
+from memoserve_training.dialogue import Dialogue
 from memoserve_training.reward import EndResult, clues_of
 from memoserve_training.sampling import Draws, sample
 from memoserve_training.tuning import Part, Shuffled, draw_ratios, rng_of
@@ -94,17 +95,16 @@ class PreferenceObjective:
     def __init__(
         self,
         loaded: LoadedModel,
-        words: ChatWords,
+        dialogue: Dialogue,
         rows: Sequence[PreferenceRow],
         reward: EndResult,
         reference: Mapping[str, Tensor],
         settings: PreferenceSettings,
     ) -> None:
-        self._loaded, self._words, self._rows = loaded, words, rows
+        self._loaded, self._dialogue, self._rows = loaded, dialogue, rows
         self._reward, self._reference, self._settings = reward, dict(reference), settings
         self._order = Shuffled(len(rows), settings.seed)
-        eos = words.text.eos_id
-        self._ends = loaded.eos_ids | (frozenset() if eos is None else {eos})
+        self._ends = loaded.eos_ids | {dialogue.end}
 
     def part(self, number: int) -> Part:
         """See Objective; no loss where every clue set is worth the same.
@@ -122,17 +122,17 @@ class PreferenceObjective:
         return Part(part.loss, tokens + part.tokens, {**figures, **part.figures})
 
     def _drawn(self, row: PreferenceRow, number: int) -> tuple[Pair | None, list[float], int]:
-        settings, words = self._settings, self._words
+        settings, dialogue = self._settings, self._dialogue
         rng = rng_of(settings.seed, number)
-        trunk = tuple(words.document(row.context)[0])
-        empty = words.ask(settings.task, row.question, "")
-        prompt = empty.ids[: empty.first]
+        context = dialogue.context(row.context)
+        trunk = context.ids
+        prompt = dialogue.prompt(context, settings.task, row.question).ids
         longest = len(trunk) + len(prompt) + settings.draws.most
         schedule = draw_ratios(rng, self._loaded, longest)
         written = sample(
             self._loaded, schedule, trunk, prompt, settings.draws, self._ends, rng.getrandbits(62)
         )
-        rewards = [self._reward.of(row, clues_of(words.text.decode(ids))) for ids in written]
+        rewards = [self._reward.of(row, clues_of(dialogue.text.decode(ids))) for ids in written]
         tokens = len(trunk) + sum(map(len, written))
         if max(rewards) == min(rewards):
             return None, rewards, tokens
@@ -211,10 +211,10 @@ def main() -> int:
     else:
         rows = list(read_preference_rows(arguments.rows))
     reference = begun.masters.copies()
-    words, reward = open_words(begun.run), EndResult(top_k=arguments.top_k)
-    objective = PreferenceObjective(begun.loaded, words, rows, reward, reference, settings)
+    dialogue, reward = open_dialogue(begun.run), EndResult(top_k=arguments.top_k)
+    objective = PreferenceObjective(begun.loaded, dialogue, rows, reward, reference, settings)
     return finish(begun, objective, {**settings.plain(), "rows": len(rows)})
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_main(main))

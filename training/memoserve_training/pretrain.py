@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from memoserve.models.loader import LoadedModel
 from memoserve_training.batch import TreeIds, forward_batch
 from memoserve_training.branches import attend_to
-from memoserve_training.commands import add_common, finish, start
+from memoserve_training.commands import add_common, finish, run_main, start
 from memoserve_training.data_files import read_texts
 from memoserve_training.tuning import Part, Shuffled, draw_ratios, rng_of
 
@@ -136,4 +136,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_main(main))

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memoserve.models.loader import LoadedModel
-from memoserve_training.base import open_words
+from memoserve_training.base import open_dialogue
 from memoserve_training.branches import attend_to, branch_batch
-from memoserve_training.chat import ChatWords
-from memoserve_training.commands import add_common, finish, start
+from memoserve_training.commands import add_common, finish, run_main, start
 from memoserve_training.data_files import ClueRow, read_clue_rows, world_clue_rows
+from memoserve_training.dialogue import Dialogue
 from memoserve_training.loss import written_loss
 from memoserve_training.tuning import Part, Shuffled, draw_ratios, rng_of
 from memoserve_training.worlds import WorldSettings
@@ -57,19 +57,20 @@ class SftObjective:
     def __init__(
         self,
         loaded: LoadedModel,
-        words: ChatWords,
+        dialogue: Dialogue,
         groups: Sequence[tuple[ClueRow, ...]],
         settings: SftSettings,
     ) -> None:
-        self._loaded, self._words = loaded, words
+        self._loaded, self._dialogue = loaded, dialogue
         self._groups, self._settings = groups, settings
         self._order = Shuffled(len(groups), settings.seed)
 
     def part(self, number: int) -> Part:
         """See Objective. ``right`` is the share of rows all of whose tokens were the likeliest."""
         rows = self._groups[self._order.at(number)]
-        trunk, _ = self._words.document(rows[0].context)
-        asked = [self._words.ask(row.task, row.question, row.written) for row in rows]
+        dialogue, context = self._dialogue, self._dialogue.context(rows[0].context)
+        asked = [dialogue.ask(context, row.task, row.question, row.written) for row in rows]
+        trunk = context.ids
         device = self._loaded.model.lm_head.weight.device
         batch = branch_batch(trunk, asked, [row.task.value for row in rows], device)
         rng = rng_of(self._settings.seed, number)
@@ -90,6 +91,7 @@ def main() -> int:
     parser.add_argument("--branches", type=int, default=8, help="most rows of a context a batch")
     parser.add_argument("--detach-after", type=int, help="windows that gradients reach back into")
     parser.add_argument("--prompts", type=Path, help="memoserve_prompts.json to train with")
+    parser.add_argument("--line-start", default="", help="begins each line that is written")
     add_common(parser, rate=1e-5, trains=True)
     arguments = parser.parse_args()
     begun = start(arguments)
@@ -100,9 +102,14 @@ def main() -> int:
     else:
         rows = read_clue_rows(arguments.rows)
     groups = by_context(rows, settings.branches)
-    objective = SftObjective(begun.loaded, open_words(begun.run), groups, settings)
-    return finish(begun, objective, {**vars(settings), "batches": len(groups)})
+    dialogue = open_dialogue(begun.run, arguments.line_start)
+    objective = SftObjective(begun.loaded, dialogue, groups, settings)
+    return finish(
+        begun,
+        objective,
+        {**vars(settings), "batches": len(groups), "line_start": dialogue.line_start},
+    )
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_main(main))

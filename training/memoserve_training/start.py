@@ -18,6 +18,8 @@ from memoserve.models.rope import Rope
 WEIGHT_STD, EMBEDDING_STD, LAST_GAIN = 0.08, 0.5, 0.1
 # Sharp: the score of the wanted neighbour stands far above that of the next one.
 SHARP_PAIRS, SHARP_BIAS = 4, 5.0
+# A memory turns fast pairs at random: content is compared in the slow ones.
+FOLLOW_STD, SLOWER_THAN = 0.1, 0.06
 
 
 @torch.no_grad()
@@ -40,6 +42,8 @@ def initialise(model: BeaconLM, config: ModelConfig, rope: Rope, seed: int) -> N
     _look_back(attentions[0], config, rope, deep)
     for attention in attentions[1:]:
         _match_equals(attention, config)
+    if len(attentions) > 1:
+        _follow(attentions[1], attentions[0], config, rope)
     for attention in attentions:
         copy_to_beacons(attention)
 
@@ -84,6 +88,32 @@ def _match_equals(attention: Attention, config: ModelConfig) -> None:
     query, key = _linear(attention, "q_proj"), _linear(attention, "k_proj")
     shape = (config.num_kv_heads, -1, config.head_dim, config.hidden_size)
     key.weight.copy_(query.weight.view(shape)[:, 0].flatten(0, 1))
+
+
+def _follow(second: Attention, first: Attention, config: ModelConfig, rope: Rope) -> None:
+    """Heads of the second layer begin as "what came behind this, the last time it was said".
+
+    Head h compares what stood h + 1 rows before the query with what stood h + 2 rows before a
+    key: the two-layer circuit of induction heads (Olsson et al. 2022, arXiv 2209.11895), laid
+    rather than waited for. The first layer's heads share their values, so that the same token is
+    the same vector whichever of them brings it.
+    """
+    dim, heads = config.head_dim, min(config.num_heads, config.num_kv_heads)
+    value, out = _linear(first, "v_proj").weight, _linear(first, "o_proj").weight
+    value.copy_(value[:dim].repeat(config.num_kv_heads, 1))
+    query, key = _linear(second, "q_proj").weight, _linear(second, "k_proj").weight
+    brought = [out[:, h * dim : (h + 1) * dim] @ value[:dim] for h in range(heads)]
+    # One random look at a token, the same for queries and keys.
+    slow = (rope.inv_freq < SLOWER_THAN).to(query.dtype).repeat(2)
+    seen = query[:dim] * slow[:, None]
+    for head in range(heads - 1):
+        rows = slice(head * dim, (head + 1) * dim)
+        query[rows] = _scaled(seen @ brought[head].T)
+        key[rows] = _scaled(seen @ brought[head + 1].T)
+
+
+def _scaled(weight: Tensor) -> Tensor:
+    return weight * (FOLLOW_STD / weight.std())
 
 
 def copy_to_beacons(attention: Attention) -> None:

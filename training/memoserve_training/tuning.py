@@ -27,9 +27,10 @@ from memoserve_training.trainer import append_row
 
 @dataclass(frozen=True)
 class Part:
-    """One batch: ``loss`` to descend (None: nothing to learn from it), raw ``tokens`` read.
+    """One batch: ``loss`` to descend, raw ``tokens`` read, ``figures`` for the table of losses.
 
-    ``figures`` are for the table of losses.
+    There is nothing to learn from a loss that is None or has no gradient, as where every window
+    drew the ratio 0 and only beacons train.
     """
 
     loss: Tensor | None
@@ -170,7 +171,7 @@ class Tuner:
             progress.tokens += part.tokens
             for name, value in part.figures.items():
                 progress.saw(name, value)
-            if part.loss is not None:
+            if part.loss is not None and part.loss.requires_grad:
                 (part.loss / pace.accumulate).backward()
                 self._masters.collect()
                 progress.saw("loss", part.loss.item())

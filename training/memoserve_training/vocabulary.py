@@ -15,11 +15,9 @@ WORDS: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Turns alternate and need no names: every token of a template is paid for by every query, and
-# stands between a question and its answer.
-CHAT_TEMPLATE: Final = (
-    "<|im_start|>{% for message in messages %}{{ message.content }}<|im_end|>{% endfor %}"
-)
+# Every token of a template is paid for by every query, and what stands between a question and
+# its answer has to be learned across: an answer goes on right behind its question.
+CHAT_TEMPLATE: Final = "{% for message in messages %}<|im_start|>{{ message.content }}{% endfor %}"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
