@@ -22,6 +22,8 @@ from torch import Tensor
 from memoserve_kernels.layout import AttentionLayout, MemoryPages, Rotation, SequenceLayout
 
 BACKENDS: Final = ("reference", "cpu", "triton", "flash")
+# Gradients follow plain PyTorch and stop at a kernel, in silence unless somebody says so.
+DIFFERENTIABLE: Final = ("reference", "cpu")
 _CPU_TYPES: Final = (torch.float32, torch.bfloat16)
 _TRITON_TYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 # A sequence with more query rows than this is a prompt or a window; with fewer, a decode step.
@@ -54,6 +56,8 @@ def require_flash() -> None:
 def _backend(x: Tensor) -> ModuleType:
     """The module with a function for each door; Triton is imported only where it is used."""
     name = backend_name(x.device, x.dtype)
+    if x.requires_grad and torch.is_grad_enabled() and name not in DIFFERENTIABLE:
+        raise ValueError(f"the ops of {name!r} have no gradients: set MEMOSERVE_BACKEND=reference")
     return _module("triton_backend" if name == "triton" else name)
 
 

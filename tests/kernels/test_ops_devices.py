@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from memoserve_kernels import ops
+from memoserve_kernels import ops, reference
 from memoserve_kernels.layout import Rotation
 
 
@@ -98,8 +98,17 @@ def test_without_a_gpu_nobody_asks_for_the_current_one(monkeypatch: pytest.Monke
 
 
 def test_every_door_is_here() -> None:
-    from memoserve_kernels import reference
-
     doors = {name for name in vars(ops) if name in vars(reference) and callable(vars(ops)[name])}
     imported = {"Tensor", "Rotation", "AttentionLayout", "MemoryPages", "SequenceLayout"}
     assert doors - imported == set(DOORS)
+
+
+def test_kernels_refuse_to_lose_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight = torch.ones(2, 4, requires_grad=True), torch.ones(4)
+    ops.rms_norm(x, weight, 1e-6).sum().backward()
+    monkeypatch.setenv("MEMOSERVE_BACKEND", "triton")
+    with pytest.raises(ValueError, match="no gradients: set MEMOSERVE_BACKEND=reference"):
+        ops.rms_norm(x, weight, 1e-6)
+    monkeypatch.setattr(ops, "_module", lambda name: reference)
+    with torch.no_grad():
+        ops.rms_norm(x, weight, 1e-6)
