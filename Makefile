@@ -13,7 +13,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 # PYTHON=...       the Python that .venv is built with; found by tools/find_python.sh otherwise
 # TORCH_INDEX=...  a package index to take PyTorch from (its CPU wheels, say)
 # TEXT=, Q=        the text and the question of `make demo`
-# ARGS=            more arguments for pytest; for `make aot`, these instead of --check
+# ARGS=            more arguments for pytest and `make quality`; for `make aot`, these instead of --check
 PYTHON ?=
 TORCH_INDEX ?=
 TEXT ?=
@@ -108,6 +108,10 @@ bench: $(DEV_STAMP) ## every benchmarks/**/bench_*.py in turn
 	@set -e; found=$$(find benchmarks -name 'bench_*.py' | sort); \
 	if [ -z "$$found" ]; then echo 'no benchmark is in this checkout yet'; fi; \
 	for file in $$found; do echo "== $$file"; $(PY) "$$file"; done
+
+.PHONY: quality
+quality: $(DEV_STAMP) ## how well the memory model remembers: tables, docs/quality-needle.svg
+	$(PY) -m benchmarks.quality $(ARGS)
 
 .PHONY: clean
 clean: ## remove .venv with every cache, builds and demo data

@@ -63,13 +63,13 @@ STAGES: Final = (
     Stage("through memory", Lesson(_TERSE, 128, 16), 64, _LOW, at_most=3_000_000),
     Stage("all names", Lesson(_ALL_NAMES, 128, 16, tasks=_QUOTE), 64, _LOW, at_most=2_000_000),
     Stage("sentences", Lesson(_SENTENCE, 128, 16, tasks=_QUOTE), 64, _LOW, at_most=2_000_000),
-    Stage("four digits", Lesson(_DIGITS, 256, 16, tasks=_QUOTE), 128, _LOW, at_most=1_500_000),
+    Stage("four digits", Lesson(_DIGITS, 256, 16, tasks=_QUOTE), 128, _LOW, at_most=4_000_000),
     Stage(
-        "four relations", Lesson(_RELATIONS, 256, 12, tasks=_QUOTE), 128, _LOW, at_most=1_500_000
+        "four relations", Lesson(_RELATIONS, 256, 12, tasks=_QUOTE), 128, _LOW, at_most=3_000_000
     ),
-    Stage("many wordings", Lesson(_WORDED, 256, 12, tasks=_QUOTE), 128, _MIDDLE, at_most=2_000_000),
+    Stage("many wordings", Lesson(_WORDED, 256, 12, tasks=_QUOTE), 128, _MIDDLE, at_most=4_000_000),
     Stage(
-        "every relation", Lesson(_ONE_HOP, 384, 12, tasks=_QUOTE), 128, _MIDDLE, at_most=2_000_000
+        "every relation", Lesson(_ONE_HOP, 384, 12, tasks=_QUOTE), 128, _MIDDLE, at_most=4_000_000
     ),
     Stage(
         "chains",
@@ -78,8 +78,9 @@ STAGES: Final = (
         _ALL,
         threshold=2.0,
         mixed=0.25,
-        span=2048,
-        at_most=3_000_000,
+        span=4096,
+        lent=2,
+        at_most=6_000_000,
     ),
     Stage(
         "long",
@@ -92,7 +93,7 @@ STAGES: Final = (
         lent=4,
         batch_tokens=8192,
         decay=0.6,
-        at_most=4_000_000,
+        at_most=8_000_000,
     ),
 )
 
