@@ -52,8 +52,12 @@ def decode_tiles(
         large = DecodeTiles(64, 16 if eight_bits else 32, 8, 3, 1)
         return (small, large) if arch >= 90 else (small,)
     if eight_bits:
+        small = DecodeTiles(16, 32, 4, 4, 2)
+        if head_dim & (head_dim - 1) != 0 and arch < 100:
+            # The mask of a padded head dim takes registers too.
+            small = DecodeTiles(16, 32, 8, 4, 2) if arch < 90 else DecodeTiles(16, 32, 4, 2, 2)
         return (
-            DecodeTiles(16, 32, 4, 4, 2),
+            small,
             # On sm_100 the compiler gives eight warps too few registers here.
             DecodeTiles(64, 32, 8 if arch < 100 else 4, 4, 1),
             DecodeTiles(128, 32, 8, 4, 1),

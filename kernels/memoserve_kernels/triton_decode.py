@@ -41,7 +41,7 @@ def paged_decode(
     rounding. Raises ValueError for what ``check_attention`` refuses.
     """
     check_attention(q, kv, scale, memory, out, lse)
-    if memory is not None and q.dtype == torch.float32 and q.shape[2] > 128:
+    if memory is not None and _too_wide(q.dtype, q.shape[2]):
         raise ValueError("float32 over a memory in 8 bits: head dim at most 128")
     narrow = tiles
     if tiles is None:
@@ -57,6 +57,11 @@ def paged_decode(
         if tables.busy[index]:
             _launch(q, kv, layout, scale, pages, tables, index, tile)
     merge(tables, out, lse)
+
+
+def _too_wide(dtype: torch.dtype, head_dim: int) -> bool:
+    """Whether queries leave too few registers for keys that widen from 8 bits on their way."""
+    return dtype == torch.float32 and head_dim > 128
 
 
 def _plan(layout: AttentionLayout, shape: DecodeShape) -> DecodeTables:
@@ -107,16 +112,15 @@ def _launch(
     )
 
 
-# Types of q with those that keys may have, beside its own, and the head dims compiled for them.
 _NAMES: Final = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 _ALIGNED: Final = ("q", "data", "programs", "items", "entries", "pages", "partial", "partial_lse")
 
 
 def aot_cases(arch: int) -> list[AotCase]:
-    """Each configuration of ``decode_tiles``, whole pages of keys and pages of any size.
+    """Each configuration of ``decode_tiles`` for head dims 64, 96, 128 and 256.
 
-    bfloat16 at every tuned head dim, and all that is not ``_rare`` elsewhere: float16 is compiled
-    as bfloat16 is, and a head dim that is not listed as the next larger one with a mask.
+    Over keys of each type that a query may meet, in pages that tiles divide as they are, in pages
+    of 16, and in pages of any size.
     """
     pools = ("", "i8", "fp8e4nv") if arch >= 89 else ("", "i8")
     cases = [
@@ -125,19 +129,11 @@ def aot_cases(arch: int) -> list[AotCase]:
         for dim in (64, 96, 128, 256)
         for pool in pools
         for page_size in (64, 16, 1)
-        if not _rare(dtype, dim, pool, page_size)
+        if not (pool and _too_wide(dtype, dim))
         for tiles in decode_tiles(dtype, dim, arch, bool(pool))
     ]
     # Where a configuration takes 16 keys anyway, pages of 16 and 64 are one case.
     return list({case.name: case for case in cases}.values())
-
-
-def _rare(dtype: torch.dtype, dim: int, pool: str, page_size: int) -> bool:
-    """Whether a case is left out as standing for nothing of its own."""
-    if dtype == torch.bfloat16:
-        odd = bool(pool) + (page_size != 64)
-        return odd > 0 if dim < 128 else dim > 128 and (odd > 1 or page_size == 16)
-    return dim < 128 or page_size != 64 or (bool(pool) and dim > 128)
 
 
 def _case(

@@ -206,11 +206,12 @@ def _gate_case(name: str) -> AotCase:
 
 
 def aot_cases(arch: int) -> list[AotCase]:
-    """Qwen2-7B's width, a narrow one and the widest. The same on every chip."""
+    """A narrow width, Qwen2-7B's and the widest, its gate. The same on every chip."""
     names = ("bf16", "fp16", "fp32")
-    return [
-        *(_norm_case("bf16", width, adds) for width in (64, 3584) for adds in (False, True)),
-        *(_norm_case(name, 3584, True) for name in names[1:]),
-        *(_norm_case(name, MAX_WIDTH, True) for name in ("bf16", "fp32")),
-        *(_gate_case(name) for name in names),
+    norms = [
+        _norm_case(name, width, adds)
+        for name in names
+        for width in (64, 3584, MAX_WIDTH)
+        for adds in (False, True)
     ]
+    return [*norms, *map(_gate_case, names)]

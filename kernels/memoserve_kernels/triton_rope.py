@@ -48,7 +48,13 @@ def turned(first: tl.tensor, second: tl.tensor, cos: tl.tensor, sin: tl.tensor) 
     return first * cos - second * sin, second * cos + first * sin
 
 
-@triton.jit(do_not_specialize=("num_rows",))
+# Rows are whole 16 bytes whatever these are: one compilation for all sizes of pages and pools, and
+# for positions and slots that are a part of one upload, at any place.
+_COUNTS = ("num_pages", "page_size", "num_rows")
+_PLACES = ("positions", "slots")
+
+
+@triton.jit(do_not_specialize=_COUNTS, do_not_specialize_on_alignment=_PLACES)
 def _rope_kernel(
     q: tl.tensor,
     out: tl.tensor,
@@ -206,22 +212,20 @@ def _launch(
 
 
 def _case(kind: str, name: str, head_dim: int, num_heads: int, num_kv_heads: int) -> AotCase:
-    of_type, integers = f"*{name}", "*i64"
     sizes = _blocks(num_heads, num_kv_heads, head_dim // 2)
     strides = ("q_row", "q_head", "k_row", "k_head", "v_row", "v_head")
     return AotCase(
         name=f"{kind}-{name}-d{head_dim}",
         kernel=_rope_kernel,
         signature={
-            **dict.fromkeys(("q", "out", "k", "v", "kv"), of_type),
-            **dict.fromkeys(("positions", "slots"), integers),
-            **{"inv_freq": "*fp32", "factor": "fp32", "num_pages": "i32", "page_size": "i32"},
-            **dict.fromkeys((*strides, "num_rows"), "i32"),
+            **dict.fromkeys(("q", "out", "k", "v", "kv"), f"*{name}"),
+            **dict.fromkeys(_PLACES, "*i64"),
+            **{"inv_freq": "*fp32", "factor": "fp32"},
+            **dict.fromkeys((*strides, *_COUNTS), "i32"),
             **dict.fromkeys(sizes, "constexpr"),
         },
         constexprs=sizes,
-        # Positions and slots may be a part of one upload, at any place.
-        aligned=("q", "out", "k", "v", "kv", "inv_freq", "page_size", *strides),
+        aligned=("q", "out", "k", "v", "kv", "inv_freq", *strides),
         num_warps=_num_warps(num_heads),
         expects=("wide_loads",),
         labels={"op": kind, "dtype": name, "head_dim": str(head_dim)},
@@ -229,10 +233,14 @@ def _case(kind: str, name: str, head_dim: int, num_heads: int, num_kv_heads: int
 
 
 def aot_cases(arch: int) -> list[AotCase]:
-    """The tuned head dims at Qwen2-7B's heads; the other doors at 128. The same on every chip."""
-    cases = [
-        _case("rope_and_append", name, head_dim, 28, 4)
+    """Head dims 64, 96, 128 and 256 at Qwen2-7B's heads. The same on every chip."""
+    return [
+        _case(kind, name, head_dim, num_heads, num_kv_heads)
+        for kind, num_heads, num_kv_heads in (
+            ("rope_and_append", 28, 4),
+            ("append", 0, 4),
+            ("rotate", 28, 0),
+        )
         for name in ("bf16", "fp16", "fp32")
         for head_dim in (64, 96, 128, 256)
     ]
-    return [*cases, _case("append", "bf16", 128, 0, 4), _case("rotate", "bf16", 128, 28, 0)]

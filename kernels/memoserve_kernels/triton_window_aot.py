@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import product, starmap
 from typing import Final
 
 import torch
@@ -13,7 +13,7 @@ from memoserve_kernels.aot import AotCase
 from memoserve_kernels.triton_pages import padded
 from memoserve_kernels.triton_window import constants
 from memoserve_kernels.triton_window_kernel import window_kernel
-from memoserve_kernels.window_tiles import choose_tiles, has_descriptors
+from memoserve_kernels.window_tiles import WindowTiles, choose_tiles, has_descriptors
 
 HEAD_DIMS: Final = (64, 96, 128, 256)
 _NAMES: Final = {
@@ -48,20 +48,15 @@ class _Choice:
 def aot_cases(arch: int) -> list[AotCase]:
     """Every choice for head dims 64, 96, 128 and 256.
 
-    Left out are choices that differ from one of these in a type alone (float16 and float32 beside
-    8-bit memories or pages that tiles do not divide). float32 beyond 128 spills at every size.
+    float32 beyond 128 through descriptors spills on sm_90 beside an 8-bit memory.
     """
     return [_case(choice, arch) for choice in _choices(arch)]
 
 
 def _choices(arch: int) -> Iterator[_Choice]:
-    eight_bits = [torch.int8] + [torch.float8_e4m3fn] * (arch >= 89)
-    for head_dim, memory, whole in product(HEAD_DIMS, [None, *eight_bits], [True, False]):
-        yield _Choice(torch.bfloat16, head_dim, memory, whole)
-    for head_dim in HEAD_DIMS:
-        yield _Choice(torch.float16, head_dim, None, True)
-    for head_dim in HEAD_DIMS:
-        yield _Choice(torch.float32, head_dim, None, True)
+    dtypes = (torch.bfloat16, torch.float16, torch.float32)
+    memories = [None, torch.int8] + [torch.float8_e4m3fn] * (arch >= 89)
+    return starmap(_Choice, product(dtypes, HEAD_DIMS, memories, [True, False]))
 
 
 def _case(choice: _Choice, arch: int) -> AotCase:
@@ -89,8 +84,8 @@ def _case(choice: _Choice, arch: int) -> AotCase:
         aligned=(*pointers, "q_stride", "out_stride"),
         num_warps=sizes.num_warps,
         num_stages=sizes.num_stages,
-        expects=_expects(choice, arch, described),
-        may_spill=choice.dtype == torch.float32 and choice.head_dim > 128,
+        expects=_expects(choice, sizes, arch, described),
+        may_spill=described and choice.dtype == torch.float32 and choice.head_dim > 128,
         labels={
             "op": "window_attention",
             "dtype": dtype,
@@ -100,10 +95,11 @@ def _case(choice: _Choice, arch: int) -> AotCase:
     )
 
 
-def _expects(choice: _Choice, arch: int, described: bool) -> tuple[str, ...]:
+def _expects(choice: _Choice, sizes: WindowTiles, arch: int, described: bool) -> tuple[str, ...]:
     if arch >= 100:
         return ()
-    loads = ("tma",) if described else ("wide_loads", "async_copy")
+    ahead = ("async_copy",) if sizes.num_stages > 1 else ()
+    loads = ("tma",) if described else ("wide_loads", *ahead)
     if choice.dtype == torch.float32:
         return loads
     return (*loads, "wgmma" if arch == 90 else "mma")

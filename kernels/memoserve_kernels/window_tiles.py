@@ -62,8 +62,11 @@ def choose_tiles(
     page's number too: of 5, two tiles of keys are on their way.
     """
     if dtype == torch.float32:
-        # IEEE products run on the scalar units and hold both operands in registers.
-        return WindowTiles(32, 32, 8, 2) if head_dim <= 64 else WindowTiles(16, 16, 8, 2)
+        # IEEE products run on the scalar units and hold both operands in registers: beyond 128 as
+        # much as there are, without the next tile on its way.
+        if head_dim <= 64:
+            return WindowTiles(32, 32, 8, 2)
+        return WindowTiles(16, 16, 8, 2 if head_dim <= 128 else 1)
     eight_bits = memory_dtype is not None
     if has_descriptors(arch):
         if head_dim > 128:

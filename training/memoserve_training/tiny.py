@@ -63,7 +63,8 @@ STAGES: Final = (
     Stage("through memory", Lesson(_TERSE, 128, 16), 64, _LOW, at_most=3_000_000),
     Stage("all names", Lesson(_ALL_NAMES, 128, 16, tasks=_QUOTE), 64, _LOW, at_most=2_000_000),
     Stage("sentences", Lesson(_SENTENCE, 128, 16, tasks=_QUOTE), 64, _LOW, at_most=2_000_000),
-    Stage("four digits", Lesson(_DIGITS, 256, 16, tasks=_QUOTE), 128, _LOW, at_most=4_000_000),
+    Stage("four digits", Lesson(_DIGITS, 128, 8, tasks=_QUOTE), 64, _LOW, 0.7, at_most=4_000_000),
+    Stage("wider windows", Lesson(_DIGITS, 256, 16, tasks=_QUOTE), 128, _LOW, at_most=2_000_000),
     Stage(
         "four relations", Lesson(_RELATIONS, 256, 12, tasks=_QUOTE), 128, _LOW, at_most=3_000_000
     ),
