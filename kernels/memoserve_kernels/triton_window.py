@@ -19,7 +19,7 @@ from memoserve_kernels.window_tiles import (
     INTERPRETED,
     WindowTiles,
     choose_tiles,
-    has_descriptors,
+    takes_descriptors,
     tile_list,
 )
 
@@ -70,7 +70,12 @@ def window_attention(
     tiles = tile_list(layout, sizes.block_m, heads // kv_heads)
     whole = page_size % sizes.block_n == 0 and past.shape[3] % sizes.block_n == 0
     if descriptors is None:
-        descriptors = has_descriptors(compute_capability(q.device))
+        descriptors = takes_descriptors(
+            q.dtype,
+            dim,
+            compute_capability(q.device),
+            memory.data.dtype if memory is not None else None,
+        )
     described = past_described = None
     if descriptors and whole and can_describe(kv) and can_describe(past):
         block = [sizes.block_n, padded(dim)]

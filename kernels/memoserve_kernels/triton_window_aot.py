@@ -13,7 +13,7 @@ from memoserve_kernels.aot import AotCase
 from memoserve_kernels.triton_pages import padded
 from memoserve_kernels.triton_window import constants
 from memoserve_kernels.triton_window_kernel import window_kernel
-from memoserve_kernels.window_tiles import WindowTiles, choose_tiles, has_descriptors
+from memoserve_kernels.window_tiles import WindowTiles, choose_tiles, takes_descriptors
 
 HEAD_DIMS: Final = (64, 96, 128, 256)
 _NAMES: Final = {
@@ -62,7 +62,9 @@ def _choices(arch: int) -> Iterator[_Choice]:
 def _case(choice: _Choice, arch: int) -> AotCase:
     dtype, memory = _NAMES[choice.dtype], _NAMES[choice.memory_dtype or choice.dtype]
     sizes = choose_tiles(choice.dtype, choice.head_dim, arch, choice.memory_dtype)
-    described = choice.whole and has_descriptors(arch)
+    described = choice.whole and takes_descriptors(
+        choice.dtype, choice.head_dim, arch, choice.memory_dtype
+    )
     fixed: dict[str, int | bool | None] = {**constants(choice.head_dim, sizes, choice.whole)}
     types = {**_INTEGERS, **{name: f"*{dtype}" for name in ("q", "out", "kv")}}
     types |= {"memory": f"*{memory}", "memory_scales": "*fp32"}
@@ -85,7 +87,6 @@ def _case(choice: _Choice, arch: int) -> AotCase:
         num_warps=sizes.num_warps,
         num_stages=sizes.num_stages,
         expects=_expects(choice, sizes, arch, described),
-        may_spill=described and choice.dtype == torch.float32 and choice.head_dim > 128,
         labels={
             "op": "window_attention",
             "dtype": dtype,

@@ -53,6 +53,17 @@ def has_descriptors(arch: int) -> bool:
     return 90 <= arch < 120
 
 
+def takes_descriptors(
+    dtype: torch.dtype, head_dim: int, arch: int, memory_dtype: torch.dtype | None
+) -> bool:
+    """Whether whole tiles of keys are asked for by tensor descriptors.
+
+    Not in float32 beyond 128 over 8-bit memories: what they bring leaves no registers to widen in.
+    """
+    wide = dtype == torch.float32 and head_dim > 128 and memory_dtype is not None
+    return has_descriptors(arch) and not wide
+
+
 def choose_tiles(
     dtype: torch.dtype, head_dim: int, arch: int, memory_dtype: torch.dtype | None = None
 ) -> WindowTiles:
