@@ -53,12 +53,20 @@ def require_flash() -> None:
         raise ValueError("MEMOSERVE_BACKEND='flash' wants the package flash-attn: not installed")
 
 
-def _backend(x: Tensor) -> ModuleType:
-    """The module with a function for each door; Triton is imported only where it is used."""
+def _backend(x: Tensor, *others: Tensor) -> ModuleType:
+    """The module with a function for each door; Triton is imported only where it is used.
+
+    Raises ValueError where a gradient through one of these tensors would be lost.
+    """
     name = backend_name(x.device, x.dtype)
-    if x.requires_grad and torch.is_grad_enabled() and name not in DIFFERENTIABLE:
-        raise ValueError(f"the ops of {name!r} have no gradients: set MEMOSERVE_BACKEND=reference")
+    if name not in DIFFERENTIABLE and torch.is_grad_enabled():
+        _refuse_gradients(name, x, *others)
     return _module("triton_backend" if name == "triton" else name)
+
+
+def _refuse_gradients(name: str, *tensors: Tensor) -> None:
+    if any(tensor.requires_grad for tensor in tensors):
+        raise ValueError(f"the ops of {name!r} have no gradients: set MEMOSERVE_BACKEND=reference")
 
 
 @cache
@@ -95,7 +103,7 @@ def rope_and_append(
     _require(k.shape == v.shape and k.shape[0] == slots.shape[0], "k, v and slots disagree")
     _require(q.shape[0] == k.shape[0] == rotation.positions.shape[0], "one position a row")
     with _on(q):
-        result: Tensor = _backend(q).rope_and_append(q, k, v, rotation, kv, slots)
+        result: Tensor = _backend(q, k, v).rope_and_append(q, k, v, rotation, kv, slots)
     return result
 
 
@@ -103,7 +111,7 @@ def append(k: Tensor, v: Tensor, rotation: Rotation, kv: Tensor, slots: Tensor) 
     """Rotate ``k [N, K, D]`` and write k and v to ``slots [N]``; for rows that ask nothing."""
     _require(k.shape == v.shape and k.shape[0] == slots.shape[0], "k, v and slots disagree")
     with _on(k):
-        _backend(k).append(k, v, rotation, kv, slots)
+        _backend(k, v).append(k, v, rotation, kv, slots)
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
@@ -144,7 +152,7 @@ def window_attention(
     _check_attention(q, kv, layout, out, lse)
     out = torch.empty_like(q) if out is None else out
     with _on(q):
-        _backend(q).window_attention(q, kv, layout, scale, memory, out, lse)
+        _backend(q, kv).window_attention(q, kv, layout, scale, memory, out, lse)
     return out
 
 
@@ -166,7 +174,7 @@ def paged_decode(
     _check_attention(q, kv, layout, out, lse)
     out = torch.empty_like(q) if out is None else out
     with _on(q):
-        _backend(q).paged_decode(q, kv, layout, scale, memory, out, lse)
+        _backend(q, kv).paged_decode(q, kv, layout, scale, memory, out, lse)
     return out
 
 
@@ -214,7 +222,7 @@ def evict_window(
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """``weight * x / sqrt(mean(x^2) + eps)`` over the last axis (arXiv 1910.07467, eq. 4)."""
     with _on(x):
-        result: Tensor = _backend(x).rms_norm(x, weight, eps)
+        result: Tensor = _backend(x, weight).rms_norm(x, weight, eps)
     return result
 
 
@@ -222,7 +230,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     """``s = residual + x``; returns ``rms_norm(s)`` and ``s``, in one pass over memory."""
     _require(x.shape == residual.shape, "x and residual disagree")
     with _on(x):
-        normed, total = _backend(x).add_rms_norm(x, residual, weight, eps)
+        normed, total = _backend(x, residual, weight).add_rms_norm(x, residual, weight, eps)
     return normed, total
 
 
@@ -230,5 +238,5 @@ def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
     """``silu(gate) * up`` (SwiGLU, arXiv 2002.05202)."""
     _require(gate.shape == up.shape, "gate and up disagree")
     with _on(gate):
-        result: Tensor = _backend(gate).silu_mul(gate, up)
+        result: Tensor = _backend(gate, up).silu_mul(gate, up)
     return result

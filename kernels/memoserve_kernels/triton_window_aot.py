@@ -46,10 +46,7 @@ class _Choice:
 
 
 def aot_cases(arch: int) -> list[AotCase]:
-    """Every choice for head dims 64, 96, 128 and 256.
-
-    float32 beyond 128 through descriptors spills on sm_90 beside an 8-bit memory.
-    """
+    """Every choice for head dims 64, 96, 128 and 256."""
     return [_case(choice, arch) for choice in _choices(arch)]
 
 

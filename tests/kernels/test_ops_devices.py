@@ -57,7 +57,7 @@ class Machine:
         finally:
             self.current = before
 
-    def backend(self, _: object) -> SimpleNamespace:
+    def backend(self, *_: object) -> SimpleNamespace:
         def launch(name: str) -> Callable[..., object]:
             def kernel(*_: object) -> object:
                 self.launched.append((name, self.current))

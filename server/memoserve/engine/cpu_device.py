@@ -106,6 +106,9 @@ class CpuDevice(Device):
         self.compute.drain()
         self.copies.drain()
 
+    def end_captures(self) -> None:
+        """A recording keeps nothing."""
+
     def capture(self, work: Callable[[], Tensor]) -> CpuGraph:
         """Run ``work`` once, and again at each replay, its Python included."""
         return CpuGraph(work)

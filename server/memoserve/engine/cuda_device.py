@@ -80,6 +80,7 @@ class CudaDevice(Device):
         # up on: cuBLAS keeps a workspace for each.
         self._graph_memory = torch.cuda.graph_pool_handle() if options.graphs else None
         self._beside = torch.cuda.Stream(where) if options.graphs else None
+        self._unfinished: list[torch.cuda.CUDAGraph] = []
 
     def make_current(self) -> None:
         """Kernels that the calling thread launches go to this GPU."""
@@ -114,7 +115,19 @@ class CudaDevice(Device):
                 work()
         torch.cuda.current_stream(self.where).wait_stream(beside)
         graph = torch.cuda.CUDAGraph()
-        # Only what this thread does may end the recording: others own no part of it.
-        with torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"):
+        # A failed recording is held until one succeeds: with the last that uses it the shared
+        # pool would end, and torch takes no recording into a pool that has ended.
+        self._unfinished.append(graph)
+        # Torch does not leave the stream it records on where ending the recording fails: the outer
+        # block does. Only what this thread does may end it: others own no part of it.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream(self.where)),
+            torch.cuda.graph(graph, pool=self._graph_memory, capture_error_mode="thread_local"),
+        ):
             out = work()
+        self._unfinished.clear()
         return CudaGraph(graph, out)
+
+    def end_captures(self) -> None:
+        """Let go of recordings that failed, where none succeeded behind them."""
+        self._unfinished.clear()

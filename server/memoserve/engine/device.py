@@ -134,6 +134,10 @@ class Device(ABC):
         ``work`` must read and write tensors that stay where they are and never wait for the device.
         """
 
+    @abstractmethod
+    def end_captures(self) -> None:
+        """No more is recorded: what failed recordings keep is given back."""
+
     def to_host(self, read: Callable[[], Tensor], target: Tensor) -> Pending:
         """Copy what ``read`` gives into ``target`` of ``host_block``, after all compute so far.
 

@@ -7,6 +7,7 @@ making the same ones without memory behind them.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
 
@@ -100,7 +101,7 @@ def _outputs(
 ) -> tuple[Tensor, Tensor]:
     rows = max(room.rows for room in captured)
     sequences = max(room.sequences for room in captured)
-    # Zeros: rows that no sequence has are read before anybody wrote them, and must be finite.
+    # Zeros: rows that no sequence has are read before anybody wrote them; nobody reads further.
     mixed = torch.zeros(
         (rows, config.num_heads, config.head_dim), dtype=cache.shape.dtype, device=where
     )
@@ -130,6 +131,14 @@ def graph_bytes(
     return own + tables + scratch + shared + forward_bytes(config, rows, cache.shape.dtype.itemsize)
 
 
+def sizes_of(some: Iterable[Room]) -> str:
+    """Rooms in words for the log, the smaller first."""
+    return ", ".join(
+        f"{room.sequences} sequences" + (f" and {room.beacons} beacons" if room.beacons else "")
+        for room in sorted(some)
+    )
+
+
 def rooms_that_fit(
     captured: Items[Room], config: ModelConfig, cache: KVCache, device: Device, budget: int
 ) -> list[Room]:
@@ -143,10 +152,10 @@ def rooms_that_fit(
         fitting.pop()
     if len(fitting) < len(captured):
         log.warning(
-            "graphs keep %d bytes and the pool leaves %d: steps of more than %d sequences run "
-            "without one; fewer pages leave more",
+            "graphs keep %d bytes and the pool leaves %d; fewer pages leave more. Steps that need "
+            "one of these run without it: %s",
             needed,
             max(budget, 0),
-            max((room.sequences for room in fitting), default=0),
+            sizes_of(set(captured) - set(fitting)),
         )
     return fitting

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from memoserve.engine.faults import is_shortage
-from memoserve.engine.graph_memory import Room, RoomTensors, SharedTensors
+from memoserve.engine.graph_memory import Room, RoomTensors, SharedTensors, sizes_of
 from memoserve.engine.graph_tables import graph_tables
 from memoserve.engine.placed import ROW_INTEGERS
 from memoserve.engine.step import Step
@@ -60,13 +60,16 @@ class DecodeGraphs:
                 uploads.device.empty_cache()
             else:
                 self._steps.insert(0, step)
-        if len(self._steps) < len(captured):
+        uploads.device.end_captures()
+        lacking = set(captured) - {step.room for step in self._steps}
+        if lacking:
+            uploads.device.empty_cache()
             log.warning(
-                "memory was lacking for %d of %d graphs; steps of more than %d sequences run "
-                "without one",
-                len(captured) - len(self._steps),
+                "memory was lacking for %d of %d graphs; steps that need one of these run without "
+                "it: %s",
+                len(lacking),
                 len(captured),
-                max((step.room.sequences for step in self._steps), default=0),
+                sizes_of(lacking),
             )
 
     def _capture(self, room: Room) -> CapturedStep | None:
@@ -80,9 +83,12 @@ class DecodeGraphs:
                 room, self._model, self._cache, self._rotation, self._uploads, shared
             )
         except Exception as error:
-            # Ending a recording that lacked memory may itself fail, with words of its own.
-            causes = (error, error.__context__)
-            if not any(cause is not None and is_shortage(cause) for cause in causes):
+            # Ending a recording that lacked memory may itself fail, with words of its own. No
+            # local may hold the error: with this frame it would be a cycle, and all that the
+            # attempt allocated would live until somebody collects it.
+            if not any(
+                cause is not None and is_shortage(cause) for cause in (error, error.__context__)
+            ):
                 raise
             return None
         self._shared = shared

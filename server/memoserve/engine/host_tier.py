@@ -207,6 +207,8 @@ class HostTier:
         flying = self._flying.setdefault(moving, [])
         flying[:] = [one for one in flying if not one.done()]
         while not moving.launched and spent < budget and len(flying) < MOST_FLYING:
+            if spent and moving.next_row_bytes > budget - spent:
+                break  # a row would still go, in a copy of its own
             launch = partial(moving.launch, self.device, self._uploads.upload, budget - spent)
             pending, size = self._twice(launch)
             spent += size

@@ -100,6 +100,15 @@ class Transfer:
         """The copies of all rows have been started."""
         return not self._parts
 
+    @property
+    def next_row_bytes(self) -> int:
+        """Bytes of the next row, on the host or on the device, whichever is wider there.
+
+        A budget bounds what is on the device as well.
+        """
+        part = self._parts[0]
+        return max(part.rows[0].nbytes, part.row_bytes)
+
     def launch(self, copier: Copier, upload: Upload, budget: int) -> tuple[Pending, int]:
         """Start the next copy, of at most ``budget`` bytes or one row; with its size in bytes.
 
@@ -107,8 +116,7 @@ class Transfer:
         be tried again.
         """
         part = self._parts[0]
-        # The wider of the two: a budget bounds what is on the device as well.
-        row_bytes = max(part.rows[0].nbytes, part.row_bytes)
+        row_bytes = self.next_row_bytes
         count = min(max(budget // row_bytes, 1), part.left)
         begin = part.moved
         slots = part.table.slots(part.first + begin, part.first + begin + count)

@@ -6,6 +6,8 @@ GPU can show.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,8 +31,10 @@ class Log(list[str]):
         @contextmanager
         def entered(*_: Any, **__: Any) -> Iterator[None]:
             self.append(f"{name} begins")
-            yield
-            self.append(f"{name} ends")
+            try:
+                yield
+            finally:
+                self.append(f"{name} ends")
 
         return entered
 
@@ -81,9 +85,11 @@ def test_a_graph_is_recorded_beside_and_replayed_into_one_tensor(log: Log) -> No
         *["work"] * WARM_UPS,
         "stream ends",
         "compute waits for beside",
+        "stream begins",
         "recording begins",
         "work",
         "recording ends",
+        "stream ends",
     ]
     log.clear()
     assert graph.replay() is graph.replay() is out
@@ -101,6 +107,44 @@ def test_all_graphs_are_warmed_up_on_one_stream(log: Log) -> None:
     assert [line for line in log if "waits for compute" in line] == ["copies waits for compute"] * 3
     with pytest.raises(ValueError, match="graphs are off"):
         CudaDevice(torch.device("cuda:1"), DeviceOptions()).capture(lambda: torch.zeros(2))
+
+
+def test_failed_recordings_are_held_until_one_succeeds(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their pool is shared: with its last user it would end."""
+    made = list[weakref.ref[Any]]()
+
+    class Recorded:
+        def __init__(self) -> None:
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Recorded)
+    device = CudaDevice(torch.device("cuda:1"), DeviceOptions(graphs=True))
+
+    def lacking() -> torch.Tensor:
+        if log[-1] == "recording begins":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.zeros(2)
+
+    def alive() -> list[bool]:
+        begun: Any = torch.cuda.graph
+        begun.reset_mock()  # a stand-in remembers what it was called with
+        gc.collect()
+        return [one() is not None for one in made]
+
+    for _ in range(2):
+        with pytest.raises(torch.OutOfMemoryError):
+            device.capture(lacking)
+    assert alive() == [True, True]
+    graph = device.capture(lambda: torch.zeros(2))
+    assert alive() == [False, False, True]
+    with pytest.raises(torch.OutOfMemoryError):
+        device.capture(lacking)
+    assert alive() == [False, False, True, True]
+    device.end_captures()
+    assert alive() == [False, False, True, False]
+    assert graph.replay is not None
 
 
 def test_what_a_feature_locks_comes_from_torch(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

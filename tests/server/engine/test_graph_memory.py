@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
+from types import MethodType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,7 +17,14 @@ from torch import Tensor
 from memoserve.engine.build import EngineOptions, build_engine, kv_shape, largest_step, rules_of
 from memoserve.engine.cpu_device import CpuDevice, CpuGraph
 from memoserve.engine.device import DeviceOptions, MemoryInfo
-from memoserve.engine.graph_memory import BUCKETS, Room, graph_bytes, rooms, rooms_that_fit
+from memoserve.engine.graph_memory import (
+    BUCKETS,
+    Room,
+    graph_bytes,
+    rooms,
+    rooms_that_fit,
+    sizes_of,
+)
 from memoserve.engine.graphs import DecodeGraphs
 from memoserve.engine.model_runner import ModelRunner
 from memoserve.engine.pool_size import forward_bytes, step_reserve
@@ -56,11 +65,15 @@ class Short(CpuDevice):
         super().__init__(CPU, GRAPHED)
         self.lacking, self.badly = lacking, badly
         self.captures = self.emptied = 0
+        self.failed = list[weakref.ref[Any]]()
+        self.alive = list[int]()
 
     def capture(self, work: Callable[[], Tensor]) -> CpuGraph:
         self.captures += 1
         if self.captures - 1 not in self.lacking:
             return super().capture(work)
+        # A method of the step that is being made: as long as it lives, so do its tensors.
+        self.failed.append(weakref.ref(cast(MethodType, work).__self__))
         try:
             raise torch.OutOfMemoryError("CUDA out of memory")
         finally:
@@ -69,6 +82,7 @@ class Short(CpuDevice):
 
     def empty_cache(self) -> None:
         self.emptied += 1
+        self.alive.append(sum(one() is not None for one in self.failed))
 
 
 def driver(model: LoadedModel, device: CpuDevice) -> Driver:
@@ -210,7 +224,8 @@ def test_rooms_that_fit_are_the_smaller_ones(
         assert rooms_that_fit(wanted, model.config, cache, device, -1) == []
     assert len(caplog.records) == 3
     assert f"keep {bytes_of(wanted)} bytes and the pool leaves {least}" in caplog.text
-    assert "more than 4 sequences" in caplog.text and "more than 0 sequences" in caplog.text
+    for record, fitting in zip(caplog.records, (5, 4, 0), strict=True):
+        assert record.getMessage().endswith(f"without it: {sizes_of(sorted(wanted)[fitting:])}")
 
 
 # -- memory that is lacking --------------------------------------------------------------------
@@ -232,15 +247,21 @@ def test_sizes_that_lack_memory_run_without_a_graph(
 ) -> None:
     wanted = sorted(rooms(rules_of(model.config.beacon)), reverse=True)
     device = Short(*lacking, badly=badly)
-    with caplog.at_level(logging.WARNING):
-        short = driver(model, device)
+    gc.disable()  # what only the collector would free counts as alive
+    try:
+        with caplog.at_level(logging.WARNING):
+            short = driver(model, device)
+    finally:
+        gc.enable()
     kept = [room for number, room in enumerate(wanted) if number not in lacking]
     assert rooms_of(short) == kept[::-1]
-    assert device.emptied == 1 + len(lacking)
+    # At the start, after each failed attempt, and once no recording holds the others' pool.
+    assert device.emptied == 2 + len(lacking)
+    assert device.alive == [0] * len(device.alive), "what a failed attempt allocated outlives it"
     assert len(caplog.records) == 1
     assert f"memory was lacking for {len(lacking)} of 18 graphs" in caplog.text
+    assert caplog.text.strip().endswith(sizes_of(wanted[number] for number in lacking))
     largest = max((room.sequences for room in kept), default=0)
-    assert f"more than {largest} sequences" in caplog.text
     # What all sizes share is as large as the largest that there is.
     shared = graphs_of(short)._shared
     assert (0 if shared is None else len(shared.logits)) == largest

@@ -96,7 +96,7 @@ def no_values(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     whole = ops._backend
     monkeypatch.setattr(
-        ops, "_backend", lambda x: SimpleNamespace(**vars(whole(x)) | vars(kernels))
+        ops, "_backend", lambda *xs: SimpleNamespace(**vars(whole(*xs)) | vars(kernels))
     )
     monkeypatch.setattr(SamplingParams, "generator", lambda *_: None)
 
