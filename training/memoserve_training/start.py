@@ -42,7 +42,7 @@ def initialise(model: BeaconLM, config: ModelConfig, rope: Rope, seed: int) -> N
     _look_back(attentions[0], config, rope, deep)
     for attention in attentions[1:]:
         _match_equals(attention, config)
-    if len(attentions) > 1:
+    if len(attentions) > 1 and config.num_heads == config.num_kv_heads:
         _follow(attentions[1], attentions[0], config, rope)
     for attention in attentions:
         copy_to_beacons(attention)
@@ -98,7 +98,7 @@ def _follow(second: Attention, first: Attention, config: ModelConfig, rope: Rope
     rather than waited for. The first layer's heads share their values, so that the same token is
     the same vector whichever of them brings it.
     """
-    dim, heads = config.head_dim, min(config.num_heads, config.num_kv_heads)
+    dim, heads = config.head_dim, config.num_heads
     value, out = _linear(first, "v_proj").weight, _linear(first, "o_proj").weight
     value.copy_(value[:dim].repeat(config.num_kv_heads, 1))
     query, key = _linear(second, "q_proj").weight, _linear(second, "k_proj").weight
