@@ -22,24 +22,11 @@ from memoserve_kernels.ops import backend_name
 from memoserve_training.chat import PROMPTS, Task
 from memoserve_training.checkpoint import RunDirectory
 from memoserve_training.dialogue import Dialogue
+from memoserve_training.shape import BEACON_FIELDS
 from memoserve_training.vocabulary import write_json
 
 PROMPTS_FILE: Final = "memoserve_prompts.json"
 INDEX: Final = "model.safetensors.index.json"
-# Those of the published Qwen2 memory model; what a plain base model gets.
-BEACON_FIELDS: Final[Mapping[str, Any]] = {
-    "beacon_window": 2048,
-    "beacon_stride": 2048,
-    "beacon_ratio": [2, 4, 8],
-    "beacon_ratio_mix": "step-random",
-    "beacon_pos": "interleave",
-    "beacon_attn": "full-coverage",
-    "beacon_attend_prev": True,
-    "beacon_sink_size": 0,
-    "beacon_param": ["q", "k", "v"],
-    "beacon_embed_init": "eos",
-    "beacon_parallel_window": 1,
-}
 
 
 @dataclass(frozen=True)

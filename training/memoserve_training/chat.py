@@ -48,6 +48,24 @@ class Asked:
     first: int
 
 
+def around_document(
+    text: TextTokenizer, prompts: Mapping[str, Any], instruction: str | Hole
+) -> tuple[Prompt, Prompt]:
+    """What the chat puts before a document, and behind it up to what is to be written."""
+    turns = [
+        Message("user", Hole("document")),
+        Message("assistant", prompts["acknowledgement"]),
+        Message("user", instruction),
+    ]
+    rendered = text.render_chat(turns, add_generation_prompt=True)
+    before, after = prompts["context"].split("{context}")
+    opening, rest = rendered.split("document")
+    return (
+        Prompt.of([*opening.pieces, Text(before)]),
+        Prompt.of([Text(after), *rest.pieces]),
+    )
+
+
 @dataclass(frozen=True)
 class ChatWords:
     """A tokenizer with prompts in its chat template."""
@@ -58,18 +76,7 @@ class ChatWords:
 
     @cached_property
     def _around(self) -> tuple[Prompt, Prompt]:
-        turns = [
-            Message("user", Hole("document")),
-            Message("assistant", self.prompts["acknowledgement"]),
-            Message("user", Hole("instruction")),
-        ]
-        rendered = self.text.render_chat(turns, add_generation_prompt=True)
-        before, after = self.prompts["context"].split("{context}")
-        opening, rest = rendered.split("document")
-        return (
-            Prompt.of([*opening.pieces, Text(before)]),
-            Prompt.of([Text(after), *rest.pieces]),
-        )
+        return around_document(self.text, self.prompts, Hole("instruction"))
 
     def _ids(self, prompt: Prompt) -> list[int]:
         ids: list[int] = []

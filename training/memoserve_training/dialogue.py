@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from memoserve.models.chat import Hole, Message, Prompt, Text, encode_prompt
+from memoserve.models.chat import encode_prompt
 from memoserve.models.stream_encoder import StreamEncoder
 from memoserve.models.tokenizer import TextTokenizer
-from memoserve_training.chat import Asked, Task
+from memoserve_training.chat import Asked, Task, around_document
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,10 @@ class Dialogue:
             raise ValueError("the tokenizer names no eos_token")
         return self.text.eos_id
 
-    def _around(self, instruction: str) -> tuple[Prompt, Prompt]:
-        turns = [
-            Message("user", Hole("document")),
-            Message("assistant", self.prompts["acknowledgement"]),
-            Message("user", instruction),
-        ]
-        rendered = self.text.render_chat(turns, add_generation_prompt=True)
-        before, after = self.prompts["context"].split("{context}")
-        opening, rest = rendered.split("document")
-        return (
-            Prompt.of([*opening.pieces, Text(before)]),
-            Prompt.of([Text(after), *rest.pieces]),
-        )
-
     def context(self, text: str) -> Context:
         """What is memorized of a text."""
         encoder = self.text.stream_encoder()
-        opening, _ = self._around("")
+        opening, _ = around_document(self.text, self.prompts, "")
         ids = [*encode_prompt(opening, encoder), *encoder.feed(text)]
         return Context(tuple(ids), encoder.pending_text, encoder.at_segment_start)
 
@@ -80,5 +66,5 @@ class Dialogue:
             context.pending_text, at_segment_start=context.at_segment_start
         )
         instruction = self.prompts["clues"][task.value].replace("{input}", question)
-        _, closing = self._around(instruction)
+        _, closing = around_document(self.text, self.prompts, instruction)
         return (*encode_prompt(closing, encoder), *encoder.flush()), encoder

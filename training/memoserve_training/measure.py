@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 import numpy as np
@@ -57,8 +57,3 @@ def measure(
                 if kind:
                     found.setdefault(kind, []).append(right)
     return {kind: Share(sum(rights), len(rights)) for kind, rights in sorted(found.items())}
-
-
-def at_length(lesson: Lesson, trunk: int) -> Lesson:
-    """The same questions behind documents of another length."""
-    return replace(lesson, trunk=trunk)

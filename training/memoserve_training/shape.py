@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Final
 
 from memoserve.memory.window import Coverage, Placement, WindowRules
 from memoserve.models.config import BeaconSettings, ModelConfig, read_config
 from memoserve.models.layers import BeaconLM
 from memoserve.models.rope import Rope, read_rope
+
+# Those of the published Qwen2 memory model; what a plain base model gets.
+BEACON_FIELDS: Final[Mapping[str, Any]] = {
+    "beacon_window": 2048,
+    "beacon_stride": 2048,
+    "beacon_ratio": [2, 4, 8],
+    "beacon_ratio_mix": "step-random",
+    "beacon_pos": "interleave",
+    "beacon_attn": "full-coverage",
+    "beacon_attend_prev": True,
+    "beacon_sink_size": 0,
+    "beacon_param": ["q", "k", "v"],
+    "beacon_embed_init": "eos",
+    "beacon_parallel_window": 1,
+}
 
 
 @dataclass(frozen=True)
@@ -47,17 +64,10 @@ class Shape:
             "bos_token_id": 0,
             "eos_token_id": end_id,
             "pad_token_id": 0,
+            **BEACON_FIELDS,
             "beacon_window": self.window,
             "beacon_stride": self.window,
             "beacon_ratio": list(self.ratios),
-            "beacon_ratio_mix": "step-random",
-            "beacon_pos": "interleave",
-            "beacon_attn": "full-coverage",
-            "beacon_attend_prev": True,
-            "beacon_sink_size": 0,
-            "beacon_param": ["q", "k", "v"],
-            "beacon_embed_init": "eos",
-            "beacon_parallel_window": 1,
         }
 
 
