@@ -29,7 +29,7 @@ WORLD = WorldSettings(
 LESSON = Lesson(WORLD, trunk=48, branches=4, tasks={Task.ANSWER: 1.0, Task.SPAN: 1.0})
 SHAPE = Shape(layers=2, hidden=32, heads=2, mlp=48, window=16, ratios=(2, 4))
 STAGE = Stage(
-    "toy", LESSON, 16, {2: 1.0, 4: 1.0}, threshold=2.0, at_most=20_000, mixed=0.5, span=200,
+    "toy", (LESSON,), 16, {2: 1.0, 4: 1.0}, threshold=2.0, at_most=20_000, mixed=0.5, span=200,
     lent=2, batch_tokens=512,
 )  # fmt: skip
 
@@ -114,7 +114,7 @@ def test_a_kill_while_saving_leaves_a_state(
 def test_a_stage_that_others_need_may_not_be_missed(
     directory: Path, words: ChatWords, tmp_path: Path
 ) -> None:
-    hopeless = Stage("hopeless", LESSON, 16, {4: 1.0}, at_most=1, stop_if_missed=True)
+    hopeless = Stage("hopeless", (LESSON,), 16, {4: 1.0}, at_most=1, stop_if_missed=True)
     with pytest.raises(StageMissed, match="hopeless"):
         trainer(directory, words, tmp_path, hopeless).train()
 
@@ -149,7 +149,7 @@ def test_the_targets_are_what_is_written(words: ChatWords) -> None:
 
 
 def test_the_rates_warm_up_and_decay() -> None:
-    stage = Stage("s", LESSON, 16, {4: 1.0}, at_most=1000, decay=0.5, rate=0.8)
+    stage = Stage("s", (LESSON,), 16, {4: 1.0}, at_most=1000, decay=0.5, rate=0.8)
     at = [rate_factor(stage, Progress(step=step, stage_tokens=t)) for step, t in
           ((0, 0), (24, 0), (100, 400), (100, 750), (100, 1000))]  # fmt: skip
     assert at == pytest.approx([0.8 / 50, 0.4, 0.8, 0.4, 0.8 * 0.02])

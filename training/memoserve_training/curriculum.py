@@ -10,7 +10,7 @@ from memoserve_training.examples import Lesson
 
 @dataclass(frozen=True)
 class Stage:
-    """A lesson with the memory it is read through.
+    """Lessons, one of them drawn a batch, with the memory they are read through.
 
     Left when the running exact match at every ratio passes ``threshold``, but not before
     ``at_least`` tokens; given up or gone on from at ``at_most`` tokens. ``ratios`` by weight, one
@@ -21,7 +21,7 @@ class Stage:
     """
 
     name: str
-    lesson: Lesson
+    lessons: tuple[Lesson, ...]
     window: int
     ratios: Mapping[int, float]
     threshold: float = 0.8

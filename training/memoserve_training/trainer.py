@@ -21,6 +21,7 @@ from memoserve_training.examples import Batch, Lesson, draw_batch, numpy_rng
 from memoserve_training.loss import Outcome, written_loss
 from memoserve_training.optim import Optimizers
 from memoserve_training.shape import Trainee, rules_of
+from memoserve_training.shards import Shards
 from memoserve_training.tree import Tree, places, tree
 
 LOG_STEPS, SAVE_STEPS = 25, 200
@@ -34,6 +35,7 @@ class Drawn:
     tree: Tree
     attend: TreeAttend
     ratio: int
+    lent: int = 1
 
 
 class StageMissed(RuntimeError):
@@ -55,6 +57,7 @@ class Trainer:
         self.trainee, self._words, self._stages = trainee, words, stages
         self._optimizers, self._run = optimizers, run
         self._rng = random.Random(seed)
+        self._shards = Shards(trainee.model)
         self._started = time.monotonic()
         self._stopped = False
         self.progress = Progress()
@@ -85,7 +88,7 @@ class Trainer:
     @torch.no_grad()
     def loss_on(self, lesson: Lesson, ratio: int, documents: int, seed: int) -> float:
         """Loss of the model as it is on a batch that no training draws."""
-        stage = Stage("measured", lesson, self.trainee.config.beacon.window, {ratio: 1.0})
+        stage = Stage("measured", (lesson,), self.trainee.config.beacon.window, {ratio: 1.0})
         batch = draw_batch(random.Random(seed), self._words, lesson, documents)
         drawn = lay_out(random.Random(seed), self.trainee, stage, batch)
         return written_loss(self.trainee.model, drawn.tree, batch, drawn.attend).loss.item()
@@ -96,8 +99,7 @@ class Trainer:
     def _step(self) -> int:
         stage, progress = self._stages[self.progress.stage], self.progress
         drawn = draw(self._rng, self.trainee, self._words, stage)
-        outcome = written_loss(self.trainee.model, drawn.tree, drawn.batch, drawn.attend)
-        outcome.loss.backward()
+        outcome = self._shards.descend(drawn.tree, drawn.batch, drawn.attend, drawn.lent)
         torch.nn.utils.clip_grad_norm_(self.trainee.model.parameters(), 1.0)
         self._optimizers.step(rate_factor(stage, progress))
         asked = (drawn.batch.targets >= 0).any(dim=-1)
@@ -165,7 +167,7 @@ def _shares(batch: Batch, outcome: Outcome) -> dict[str, float]:
 
 def draw(rng: random.Random, trainee: Trainee, words: ChatWords, stage: Stage) -> Drawn:
     """Draw a batch of a stage and how its memory is laid out."""
-    lesson = stage.lesson
+    lesson = rng.choice(stage.lessons)
     lent = stage.lent if rng.random() < 0.5 else 1
     documents = max(1, stage.batch_tokens // (2 * lesson.trunk) // lent) * lent
     batch = draw_batch(rng, words, lesson, documents)
@@ -176,21 +178,21 @@ def lay_out(
     rng: random.Random, trainee: Trainee, stage: Stage, batch: Batch, lent: int = 1
 ) -> Drawn:
     """Draw ratios and positions for a batch."""
-    lesson = stage.lesson
-    schedule = _schedule(rng, stage)
+    trunk = batch.ids.trunk.shape[1]
+    schedule = _schedule(rng, stage, trunk)
     rules = rules_of(trainee.config.beacon, stage.window)
     branches, tokens = batch.ids.branches.shape[1:]
-    plan = tree(rules, schedule, lesson.trunk, tokens, branches)
+    plan = tree(rules, schedule, trunk, tokens, branches)
     rows = plan.trunk.after.memory_rows * lent
     span = stage.span if rng.random() < 0.5 else 0
     at = places(numpy_rng(rng), rows, span)
     attend = TreeAttend(plan, trainee.rope, at, batch.ids.trunk.device, lent=lent)
-    return Drawn(batch, plan, attend, max(schedule.ratios))
+    return Drawn(batch, plan, attend, max(schedule.ratios), lent)
 
 
-def _schedule(rng: random.Random, stage: Stage) -> RatioSchedule:
+def _schedule(rng: random.Random, stage: Stage, trunk: int) -> RatioSchedule:
     """One ratio for all windows, or one each."""
     ratios, weights = list(stage.ratios), list(stage.ratios.values())
-    windows = -(-stage.lesson.trunk // stage.window) + 1
+    windows = -(-trunk // stage.window) + 1
     count = windows if rng.random() < stage.mixed else 1
     return RatioSchedule(tuple(rng.choices(ratios, weights, k=count)))
