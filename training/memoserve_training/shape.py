@@ -30,7 +30,11 @@ BEACON_FIELDS: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model of the Qwen2 shape; ``ratios`` are those it is served at."""
+    """Sizes of a model of the Qwen2 shape; ``ratios`` are those it is served at.
+
+    ``theta`` so large that half of a head's dimensions hardly turn over 32K positions: there tokens
+    are compared, wherever they stand.
+    """
 
     layers: int = 4
     hidden: int = 128
@@ -38,7 +42,7 @@ class Shape:
     mlp: int = 256
     window: int = 256
     ratios: tuple[int, ...] = (2, 4, 8, 16)
-    theta: float = 100_000.0
+    theta: float = 1e9
 
     def config(self, vocab_size: int, end_id: int) -> dict[str, object]:
         """config.json, with the beacon fields of the published layout.

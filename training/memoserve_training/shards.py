@@ -1,4 +1,4 @@
-"""A batch in parts, each on a thread of its own: the parts hang on the batch, not on the machine."""
+"""A batch in parts, each on a thread of its own; how it is cut hangs on the batch alone."""
 
 from __future__ import annotations
 
