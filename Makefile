@@ -113,6 +113,10 @@ bench: $(DEV_STAMP) ## every benchmarks/**/bench_*.py in turn
 quality: $(DEV_STAMP) ## how well the memory model remembers: tables, docs/quality-needle.svg
 	$(PY) -m benchmarks.quality $(ARGS)
 
+.PHONY: train-tiny
+train-tiny: $(DEV_STAMP) ## train the model in the box anew, in slices that may be stopped; compare
+	OMP_NUM_THREADS=1 $(PY) -m memoserve_training --run runs/tiny --compare server/memoserve/assets/tiny $(ARGS)
+
 .PHONY: clean
 clean: ## remove .venv with every cache, builds and demo data
 	rm -rf $(VENV) build dist .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

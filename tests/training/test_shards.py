@@ -8,8 +8,8 @@ from random import Random
 import pytest
 import torch
 
-from memoserve_training.__main__ import open_trainee, open_words
-from memoserve_training.chat import PROMPTS
+from memoserve_training.__main__ import open_trainee
+from memoserve_training.chat import PROMPTS, open_words
 from memoserve_training.curriculum import Stage
 from memoserve_training.examples import Lesson, draw_batch
 from memoserve_training.loss import written_loss

@@ -11,8 +11,8 @@ import torch
 
 from memoserve.models.loader import load_model
 from memoserve.models.tokenizer import TextTokenizer
-from memoserve_training.__main__ import open_trainee, open_words
-from memoserve_training.chat import PROMPTS, ChatWords, Task
+from memoserve_training.__main__ import open_trainee
+from memoserve_training.chat import PROMPTS, ChatWords, Task, open_words
 from memoserve_training.checkpoint import RunDirectory
 from memoserve_training.curriculum import Progress, Stage, rate_factor
 from memoserve_training.examples import Lesson, draw_batch

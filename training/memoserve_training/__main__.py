@@ -11,12 +11,11 @@ import sys
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
-from memoserve.models.tokenizer import TextTokenizer
 from memoserve_training import tiny
-from memoserve_training.chat import PROMPTS, ChatWords
+from memoserve_training.chat import PROMPTS, open_words
 from memoserve_training.checkpoint import RunDirectory
+from memoserve_training.compare import compare
 from memoserve_training.optim import Optimizers, Rates
 from memoserve_training.shape import Trainee, build
 from memoserve_training.start import initialise
@@ -36,12 +35,6 @@ def prepare(run: RunDirectory, seed: int) -> None:
     write_json(run.model / "config.json", tiny.SHAPE.config(tokenizer.get_vocab_size(), end))
 
 
-def open_words(model: Path) -> ChatWords:
-    """Tokenizer and prompts of a model directory."""
-    fast = Tokenizer.from_file(str(model / "tokenizer.json"))
-    return ChatWords(TextTokenizer.from_directory(model), fast, PROMPTS["en"])
-
-
 def open_trainee(model: Path, seed: int) -> Trainee:
     """Modules for a model directory, with first weights."""
     trainee = build(model)
@@ -55,9 +48,11 @@ def main() -> int:
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--minutes", type=float, help="end this slice after so long")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--compare", type=Path, help="in the end, held-out figures beside those of this model"
+    )
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(1)  # the parts of a batch have a thread each
     run = RunDirectory(arguments.run)
     prepare(run, arguments.seed)
     trainee = open_trainee(run.model, arguments.seed)
@@ -72,7 +67,9 @@ def main() -> int:
         print(f"not learned, another seed may: {error}", file=sys.stderr)
         return 1
     run.export(trainee.model)
-    return 0 if done else 3
+    if not done:
+        return 3
+    return 0 if arguments.compare is None or compare(run.model, arguments.compare) else 1
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 from tokenizers import Tokenizer
@@ -111,3 +112,9 @@ class ChatWords:
         if eos is None:
             raise ValueError("the tokenizer names no eos_token")
         return Asked((*ids, *answer, eos), len(ids))
+
+
+def open_words(model: Path) -> ChatWords:
+    """Tokenizer of a model directory, with the prompts of the model in the box."""
+    fast = Tokenizer.from_file(str(model / "tokenizer.json"))
+    return ChatWords(TextTokenizer.from_directory(model), fast, PROMPTS["en"])

@@ -31,20 +31,22 @@ _FACTS = WorldSettings(
     distractors=0.0,
     questions=32,
 )
-_TERSE = replace(_FACTS, terse=True, code_digits=1)
-_SHORT_CODES = replace(_FACTS, code_digits=1)
+# Of every relation: what beacons bring is learned for every sort of word.
+_TERSE = replace(_FACTS, relations=None, terse=True, code_digits=1)
+_SAID = replace(_FACTS, relations=None)
+_SHORT_CODES = replace(_SAID, code_digits=1)
 _TWO_WORDINGS = replace(_FACTS, wordings=2)
 _WORDED = replace(_FACTS, wordings=None, filler=0.1, distractors=0.2)
 _RELATIONS = replace(_WORDED, relations=None)
 _KINDS = replace(_RELATIONS, kinds=dict.fromkeys(Kind, 1.0), filler=0.2)
 _NEEDLES = replace(_WORDED, relations=("code",), filler=0.7)
 
-_ANSWER: Final = {Task.ANSWER: 1.0}
 _QUOTE: Final = {Task.SPAN: 1.0}
 _BOTH: Final = {Task.ANSWER: 1.0, Task.SPAN: 1.0}
 _EVERY: Final = {Task.ANSWER: 1.0, Task.SPAN: 3.0, Task.SURROGATE: 1.0}
 
 _LOW: Final = {2: 1.0, 4: 1.0}
+_LOW_OR_NONE: Final = {0: 0.5, 2: 1.0, 4: 1.0}
 _MIDDLE: Final = {2: 1.0, 4: 1.0, 8: 1.5}
 _MIXED: Final = {0: 1.0, 2: 1.0, 4: 1.0, 8: 1.5}
 _ALL: Final = {0: 0.5, 2: 1.0, 4: 1.0, 8: 1.5, 16: 1.0}
@@ -70,28 +72,35 @@ STAGES: Final = (
     ),
     Stage(
         "through memory",
-        (Lesson(_TERSE, 128, 16, tasks=_ANSWER),),
+        (Lesson(_TERSE, 128, 12, tasks=_BOTH),),
         64,
-        _LOW,
+        _LOW_OR_NONE,
         0.7,
-        at_most=3_000_000,
+        at_most=4_000_000,
     ),
     Stage(
         "sentences",
         (Lesson(_SHORT_CODES, 128, 8, tasks=_BOTH),),
         64,
+        _LOW_OR_NONE,
+        0.7,
+        at_most=3_000_000,
+    ),
+    Stage(
+        "four digits",
+        (Lesson(_FACTS, 128, 8, tasks=_BOTH), Lesson(_SAID, 128, 8, tasks=_BOTH)),
+        64,
         _LOW,
         0.7,
         at_most=3_000_000,
     ),
-    Stage("four digits", (Lesson(_FACTS, 128, 8, tasks=_BOTH),), 64, _LOW, 0.7, at_most=3_000_000),
     Stage(
         "ratio 8, wider windows",
-        (Lesson(_FACTS, 256, 16, tasks=_BOTH),),
+        (Lesson(_FACTS, 256, 16, tasks=_BOTH), Lesson(_SAID, 256, 16, tasks=_BOTH)),
         128,
         _MIDDLE,
-        0.65,
-        at_most=2_000_000,
+        0.7,
+        at_most=3_000_000,
         rate=0.8,
     ),
     Stage(
@@ -161,6 +170,13 @@ STAGES: Final = (
         at_most=7_000_000,
     ),
 )
+
+# What a finished run is measured by, in the held-out world.
+MEASURED: Final = {
+    "needles": _long(_NEEDLES, _BOTH),
+    "every relation": _long(_RELATIONS, _BOTH),
+    "two hops": _long(_chains(_RELATIONS), _QUOTE),
+}
 
 
 def vocabulary_texts(seed: int) -> Iterator[str]:

@@ -61,7 +61,7 @@ class World:
     def fresh(self, sort: Sort, near: Entity | None = None) -> Entity:
         """Add an entity nobody has spoken of, its name like that of ``near``."""
         name = self._names.draw() if near is None else self._names.draw_near(near.name)
-        plain = sort is not Sort.THING or self.settings.terse
+        plain = sort is not Sort.THING or self.settings.short_names
         shown = name if plain else f"the {name} {self.pick(NOUNS)}"
         entity = Entity(sort, name, shown)
         self._entities[sort].append(entity)

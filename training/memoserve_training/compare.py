@@ -1,0 +1,65 @@
+"""Held-out figures of two model directories side by side: does a training run reproduce another?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from tqdm import tqdm
+
+from memoserve_training import tiny
+from memoserve_training.chat import open_words
+from memoserve_training.checkpoint import load_weights
+from memoserve_training.measure import measure
+from memoserve_training.shape import build
+from memoserve_training.worlds import Split
+
+DOCUMENTS, SEED = 16, 1_000_003
+# Twice the standard error of a share of about 200 questions, and as much again for the training.
+TOLERANCE: Final = 0.12
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A measured share: the lesson, the kind of question with its task, and the ratio."""
+
+    lesson: str
+    kind: str
+    ratio: int
+
+
+def figures(model: Path) -> Mapping[Figure, float]:
+    """Exact match, teacher-forced, in documents of the held-out world."""
+    trainee = build(model)
+    load_weights(trainee.model, model / "model.safetensors")
+    words = open_words(model)
+    cells = [
+        (name, lesson, ratio)
+        for name, lesson in tiny.MEASURED.items()
+        for ratio in (0, *trainee.config.beacon.ratios)
+    ]
+    found = {}
+    for name, lesson, ratio in tqdm(cells, desc=model.parent.name, mininterval=5):
+        held_out = replace(lesson, world=replace(lesson.world, split=Split.HELD_OUT))
+        shares = measure(trainee, words, held_out, ratio, documents=DOCUMENTS, seed=SEED)
+        for kind, share in shares.items():
+            found[Figure(name, kind, ratio)] = share.share
+    return found
+
+
+def compare(new: Path, shipped: Path) -> bool:
+    """Print both; whether no figure of ``new`` is below the shipped one by more than TOLERANCE."""
+    ours, theirs = figures(new), figures(shipped)
+    good = True
+    print(f"\n{'held-out documents':24}{'':26}ratio    new  shipped")
+    for figure, share in ours.items():
+        other = theirs.get(figure, 0.0)
+        short = share < other - TOLERANCE
+        good = good and not short
+        print(
+            f"{figure.lesson:24}{figure.kind:26}{figure.ratio:5}  {share:5.2f}    {other:5.2f}"
+            f"{'   below by more than ' + str(TOLERANCE) if short else ''}"
+        )
+    return good
