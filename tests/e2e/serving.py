@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from memoserve.cli.ready import READY
+from memoserve.config import EMBEDDED_MODEL
 from memoserve_client import Client, Final, SamplingOptions, Task
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +36,21 @@ def environment() -> dict[str, str]:
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "memoserve.cli", *arguments]
+
+
+def untrained(directory: Path) -> Path:
+    """The model in the box with random weights: it writes as long as it may."""
+    shutil.copytree(EMBEDDED_MODEL, directory)
+    weights = directory / "model.safetensors"
+    torch.manual_seed(1)
+    random = {
+        name: torch.ones_like(value)
+        if name.endswith("norm.weight")
+        else torch.randn(value.shape).to(value.dtype) * value.shape[-1] ** -0.5
+        for name, value in load_file(weights).items()
+    }
+    save_file(random, weights)
+    return directory
 
 
 @dataclass

@@ -1,19 +1,35 @@
-"""The demo on a small text: no terminal, standard input closed, twice in the same place."""
+"""The demo on a small text: no terminal, standard input closed, twice in the same place; then the
+whole of it, whose first act asks about the small world that the model in the box is made for.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.serving import command, environment
+from memoserve.cli import demo
+from tests.e2e.serving import ROOT, command, environment
 
 TEXT = (
     "The iron bridge over the Lenne was built by Ada Brandt in 1871.\n\n"
     + "Rain fell on the quarry, and the miller counted his sacks. " * 30
 )
+# The demo without arguments, its texts taken from another folder.
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from memoserve.cli import demo
+corpus, data = map(Path, sys.argv[1:])
+demo.corpus_folder = lambda: corpus
+sys.exit(demo.demo(None, None, data))
+"""
 # Kind and text; what is dropped as a duplicate hangs on which kind is done first.
 CLUE = re.compile(r"^\[(\w+)\] (['\"].*['\"])", re.MULTILINE)
 
@@ -71,3 +87,79 @@ def test_a_bad_text_ends_the_demo_with_a_line(
     assert done.stderr.splitlines()[-1].startswith("memoserve: ")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@dataclass(frozen=True)
+class Played:
+    """What the demo with no text named printed, and its exit status."""
+
+    said: str
+    code: int
+    counts: dict[str, list[int]]
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    """The whole demo on the committed world, and on a short text in place of the long one."""
+    folder = tmp_path_factory.mktemp("demo")
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    (corpus / "sample.txt").write_text(TEXT, encoding="utf-8")
+    facts = [{"question": "Who built the bridge?"}]
+    (corpus / "sample_facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    for name in ("world.txt", "world_questions.json"):
+        shutil.copy(ROOT / "benchmarks" / "corpus" / name, corpus)
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(corpus), str(folder / "data")],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=environment(),
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    lines = [re.split(r"  +", line) for line in done.stdout.splitlines()]
+    kinds = ("one_hop", "two_hop")
+    counts = {line[0]: [*map(int, line[1:])] for line in lines if line[0] in kinds}
+    return Played(done.stdout, done.returncode, counts)
+
+
+@pytest.mark.timeout(240)
+def test_the_demo_counts_what_the_memory_of_the_small_world_gets_right(played: Played) -> None:
+    said, counts = played.said, played.counts
+    assert list(counts) == ["one_hop", "two_hop"]
+    for asked, *right in counts.values():
+        assert asked == 8
+        assert all(0 <= count <= asked for count in right)
+        alone, as_many, _ = right[2:]
+        assert alone <= as_many
+    first_act, rest = said.split("=== 2. ")
+    for kind, (_, answers, *_) in counts.items():
+        # Whatever the model knows: a question is called right only where one was.
+        shown = first_act[first_act.index(f"== {kind}, ") :].split("\n== ")[0]
+        assert ("NONE of them right" in shown) == (answers == 0)
+        assert (", WRONG, the text says" in shown) == (answers == 0)
+        assert re.search(r"characters \d+-\d+; quoted by the memory: ", shown)
+    assert "Ada Brandt" in rest
+    assert "demo-world after the restart: the same clues for the 2 questions shown" in rest
+    assert "\nafter the restart: the same clues\n" in rest
+    knows = any(answers or quotes for _, answers, quotes, *_ in counts.values())
+    assert played.code == (0 if knows else 1)
+
+
+@pytest.mark.timeout(240)
+def test_the_memory_of_the_model_in_the_box_answers_half_of_the_one_hop_questions(
+    played: Played,
+) -> None:
+    asked, answers, *_ = played.counts["one_hop"]
+    assert 2 * answers >= asked
+
+
+def test_an_installation_without_the_texts_asks_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sample.txt").write_text(TEXT, encoding="utf-8")
+    monkeypatch.setattr(demo, "corpus_folder", lambda: tmp_path)
+    with pytest.raises(ValueError, match="--text"):
+        demo.demo(None, None, tmp_path / "data")
+    assert not (tmp_path / "data").exists()

@@ -11,7 +11,7 @@ import pytest
 import memoserve_client as mc
 from memoserve_client import Client
 from memoserve_client.errors import MemoserveError, Unavailable
-from tests.e2e.serving import answer, eventually, serving
+from tests.e2e.serving import answer, eventually, serving, untrained
 
 TEXT = "The iron bridge over the Lenne was built by Ada Brandt in 1871. " * 40
 
@@ -24,7 +24,8 @@ def endless(client_started: threading.Event) -> Iterator[str]:
 
 def test_a_commit_outlives_kill_9_and_a_half_one_leaves_nothing(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    with serving(store) as server, server.client() as client:
+    model = untrained(tmp_path / "model")  # it writes to the end of what it may
+    with serving(store, "--model", str(model)) as server, server.client() as client:
         client.memorize("other", TEXT[:500])
         wanted = {"other": answer(client, "other")}
         started = threading.Event()
@@ -42,7 +43,7 @@ def test_a_commit_outlives_kill_9_and_a_half_one_leaves_nothing(tmp_path: Path) 
         writing.join(60)
         with pytest.raises(Unavailable):
             client.get("book")
-    with serving(store) as server, server.client() as client:
+    with serving(store, "--model", str(model)) as server, server.client() as client:
         listed = {memory.name.memory_id: memory for memory in client.list()}
         assert set(listed) == {"book", "other"}
         assert listed["book"].tier is mc.Tier.COLD

@@ -34,12 +34,10 @@ _FACTS = WorldSettings(
 # Of every relation: what beacons bring is learned for every sort of word.
 _TERSE = replace(_FACTS, relations=None, terse=True, code_digits=1)
 _SAID = replace(_FACTS, relations=None)
-_SHORT_CODES = replace(_SAID, code_digits=1)
-_TWO_WORDINGS = replace(_FACTS, wordings=2)
-_WORDED = replace(_FACTS, wordings=None, filler=0.1, distractors=0.2)
-_RELATIONS = replace(_WORDED, relations=None)
+_TWO_WORDINGS = replace(_SAID, wordings=2)
+_RELATIONS = replace(_SAID, wordings=None, filler=0.1, distractors=0.2)
 _KINDS = replace(_RELATIONS, kinds=dict.fromkeys(Kind, 1.0), filler=0.2)
-_NEEDLES = replace(_WORDED, relations=("code",), filler=0.7)
+_NEEDLES = replace(_RELATIONS, relations=("code",), filler=0.7)
 
 _QUOTE: Final = {Task.SPAN: 1.0}
 _BOTH: Final = {Task.ANSWER: 1.0, Task.SPAN: 1.0}
@@ -48,7 +46,6 @@ _EVERY: Final = {Task.ANSWER: 1.0, Task.SPAN: 3.0, Task.SURROGATE: 1.0}
 _LOW: Final = {2: 1.0, 4: 1.0}
 _LOW_OR_NONE: Final = {0: 0.5, 2: 1.0, 4: 1.0}
 _MIDDLE: Final = {2: 1.0, 4: 1.0, 8: 1.5}
-_MIXED: Final = {0: 1.0, 2: 1.0, 4: 1.0, 8: 1.5}
 _ALL: Final = {0: 0.5, 2: 1.0, 4: 1.0, 8: 1.5, 16: 1.0}
 
 
@@ -75,24 +72,16 @@ STAGES: Final = (
         (Lesson(_TERSE, 128, 12, tasks=_BOTH),),
         64,
         _LOW_OR_NONE,
-        0.7,
+        0.65,
         at_most=4_000_000,
     ),
     Stage(
         "sentences",
-        (Lesson(_SHORT_CODES, 128, 8, tasks=_BOTH),),
+        (Lesson(_FACTS, 128, 8, tasks=_BOTH), Lesson(_SAID, 128, 8, tasks=_BOTH)),
         64,
         _LOW_OR_NONE,
         0.7,
-        at_most=3_000_000,
-    ),
-    Stage(
-        "four digits",
-        (Lesson(_FACTS, 128, 8, tasks=_BOTH), Lesson(_SAID, 128, 8, tasks=_BOTH)),
-        64,
-        _LOW,
-        0.7,
-        at_most=3_000_000,
+        at_most=4_000_000,
     ),
     Stage(
         "ratio 8, wider windows",
@@ -104,49 +93,17 @@ STAGES: Final = (
         rate=0.8,
     ),
     Stage(
-        "wordings and two hops",
+        "wordings, chains, kinds",
         (
             Lesson(_TWO_WORDINGS, 256, 12, tasks=_BOTH),
-            Lesson(_chains(_TWO_WORDINGS), 256, 8, longest=128, tasks=_QUOTE),
-            Lesson(_WORDED, 256, 12, tasks=_BOTH),
-            Lesson(_chains(_WORDED), 256, 8, longest=128, tasks=_QUOTE),
-            Lesson(_NEEDLES, 256, 12, tasks=_BOTH),
-        ),
-        128,
-        _MIXED,
-        0.8,
-        at_most=4_000_000,
-        rate=0.8,
-    ),
-    Stage(
-        "every relation",
-        (
-            Lesson(_WORDED, 256, 12, tasks=_BOTH),
-            Lesson(_chains(_WORDED), 256, 8, longest=128, tasks=_QUOTE),
             Lesson(_RELATIONS, 256, 12, tasks=_BOTH),
             Lesson(_chains(_RELATIONS), 256, 8, longest=128, tasks=_QUOTE),
-            Lesson(_NEEDLES, 256, 12, tasks=_BOTH),
-        ),
-        128,
-        _MIXED,
-        0.8,
-        at_most=4_000_000,
-        rate=0.8,
-    ),
-    Stage(
-        "every kind",
-        (
-            Lesson(_RELATIONS, 384, 12, tasks=_BOTH),
             Lesson(_KINDS, 384, 12, longest=128, tasks=_EVERY),
-            Lesson(_chains(_RELATIONS), 384, 8, longest=128, tasks=_QUOTE),
             Lesson(_NEEDLES, 384, 12, tasks=_BOTH),
         ),
         128,
         _ALL,
-        2.0,
-        mixed=0.25,
-        span=4096,
-        lent=2,
+        0.8,
         at_most=5_000_000,
         rate=0.8,
     ),
@@ -156,7 +113,7 @@ STAGES: Final = (
             _long(_RELATIONS, _BOTH),
             _long(_KINDS, _EVERY),
             _long(_chains(_RELATIONS), _QUOTE),
-            _long(_NEEDLES, _BOTH),
+            Lesson(_NEEDLES, 1536, 16, tasks=_BOTH),
         ),
         256,
         _ALL,
@@ -166,8 +123,8 @@ STAGES: Final = (
         lent=4,
         batch_tokens=6144,
         rate=0.8,
-        decay=0.7,
-        at_most=7_000_000,
+        decay=0.8,
+        at_most=5_000_000,
     ),
 )
 
