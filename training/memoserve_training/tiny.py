@@ -34,10 +34,11 @@ _FACTS = WorldSettings(
 # Of every relation: what beacons bring is learned for every sort of word.
 _TERSE = replace(_FACTS, relations=None, terse=True, code_digits=1)
 _SAID = replace(_FACTS, relations=None)
+_CODES = replace(_FACTS, relations=("code", "lives"))
 _TWO_WORDINGS = replace(_SAID, wordings=2)
 _RELATIONS = replace(_SAID, wordings=None, filler=0.1, distractors=0.2)
 _KINDS = replace(_RELATIONS, kinds=dict.fromkeys(Kind, 1.0), filler=0.2)
-_NEEDLES = replace(_RELATIONS, relations=("code",), filler=0.7)
+_NEEDLES = replace(_RELATIONS, relations=("code",), filler=0.6)
 
 _QUOTE: Final = {Task.SPAN: 1.0}
 _BOTH: Final = {Task.ANSWER: 1.0, Task.SPAN: 1.0}
@@ -80,16 +81,16 @@ STAGES: Final = (
         (Lesson(_FACTS, 128, 8, tasks=_BOTH), Lesson(_SAID, 128, 8, tasks=_BOTH)),
         64,
         _LOW_OR_NONE,
-        0.7,
+        0.6,
         at_most=4_000_000,
     ),
     Stage(
         "ratio 8, wider windows",
-        (Lesson(_FACTS, 256, 16, tasks=_BOTH), Lesson(_SAID, 256, 16, tasks=_BOTH)),
+        (Lesson(_CODES, 256, 16, tasks=_BOTH), Lesson(_SAID, 256, 16, tasks=_BOTH)),
         128,
         _MIDDLE,
-        0.7,
-        at_most=3_000_000,
+        0.6,
+        at_most=2_000_000,
         rate=0.8,
     ),
     Stage(
@@ -99,6 +100,7 @@ STAGES: Final = (
             Lesson(_RELATIONS, 256, 12, tasks=_BOTH),
             Lesson(_chains(_RELATIONS), 256, 8, longest=128, tasks=_QUOTE),
             Lesson(_KINDS, 384, 12, longest=128, tasks=_EVERY),
+            Lesson(_NEEDLES, 256, 12, tasks=_BOTH),
             Lesson(_NEEDLES, 384, 12, tasks=_BOTH),
         ),
         128,
@@ -113,6 +115,7 @@ STAGES: Final = (
             _long(_RELATIONS, _BOTH),
             _long(_KINDS, _EVERY),
             _long(_chains(_RELATIONS), _QUOTE),
+            _long(_NEEDLES, _BOTH),
             Lesson(_NEEDLES, 1536, 16, tasks=_BOTH),
         ),
         256,

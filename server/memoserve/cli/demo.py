@@ -1,90 +1,90 @@
-"""``memoserve demo``: the main job once, on a server of its own, through the public client."""
+"""``memoserve demo``: the main job on a server of its own, through the public client.
+
+Two acts: a small world that the model in the box was trained for, then a text of real length; a
+text of the user's own takes the place of both.
+"""
 
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from memoserve.cli.commands import print_passage
-from memoserve.cli.progress import Bar
+from memoserve.cli.demo_steps import (
+    Answered,
+    Recalled,
+    act,
+    generate,
+    heading,
+    memorize_text,
+    recall,
+)
+from memoserve.cli.demo_world import World, holds_after_restart, play_world, read_world
 from memoserve.cli.spawn import own_server
 from memoserve.cli.tables import table
-from memoserve_client import (
-    Client,
-    Clue,
-    Committed,
-    Final,
-    Memory,
-    Passage,
-    Quote,
-    SamplingOptions,
-    Source,
-    Task,
-    Token,
-    WriteMode,
-)
-from memoserve_client.errors import OutOfRange
+from memoserve_client import Client, Committed, Memory, Passage, Source
 
 MEMORY = "demo"
 OWN_QUESTION = "What is this text about?"
 CLUE_TOKENS = 48
-# Rather too many tokens than too few: a ratio that holds the guess holds the text.
-LEAST_BYTES_PER_TOKEN = 3
+CORPUS = ("sample.txt", "sample_facts.json", "world.txt", "world_questions.json")
 
 
 @dataclass(frozen=True)
-class Recalled:
-    """What the memory suggested, kinds and texts in their order, and how soon."""
+class Asked:
+    """A text of any length, the question about it, and what came of it."""
 
-    clues: tuple[tuple[str, str], ...]
-    first_clue_s: float | None
-
-
-@dataclass(frozen=True)
-class Answered:
-    """An answer, and how many passages it had to rest on."""
-
-    text: str
-    passages: int
+    question: str
+    committed: Committed
+    recalled: Recalled
+    answered: Answered
 
 
 def demo(text: Path | None, question: str | None, data_dir: Path) -> int:
-    """Memorize, recall, retrieve, generate, restart, ask again; ends with a table of figures."""
-    path = text or _sample_text()
-    if path is None:
-        raise ValueError("no sample text beside this installation: name one with --text")
+    """Play the acts, restart the server and ask again; ends with a table of figures.
+
+    Returns 0, or 1 where a restart changed something, nothing was found, or the memory was right
+    about nothing at all in the first act.
+    """
+    path, world = (text, None) if text else _own_corpus()
     data = _read(path)
-    asked = question or (_sample_question(path) if text is None else OWN_QUESTION)
+    asked = question or (OWN_QUESTION if text else _sample_question(path))
     data_dir.mkdir(parents=True, exist_ok=True)
     store, log = data_dir / "store", data_dir / "server.log"
     print(f"starting a server in {data_dir} ...", flush=True)
     with own_server(store, log) as client:
-        _introduce(client, path)
-        committed = memorize_text(client, Source(path.name, data))
-        print(f"\nquestion: {asked}")
-        recalled = _recall(client, asked)
-        _retrieve(client, asked)
-        answered = _generate(client, asked)
-    _heading("restart", "the server is stopped and started again on the same store")
+        _introduce(client)
+        played = None
+        if world is not None:
+            act("1. a small world the model was trained for, and a text of it that it never saw")
+            played = play_world(client, world)
+            act("2. a text of real length, outside of that world")
+        before = _play_text(client, Source(path.name, data), path, asked)
+    heading("restart", "the server is stopped and started again on the same store")
     with own_server(store, log) as client:
+        holds = _holds_after_restart(client, before)
+        if played is not None:
+            holds = holds_after_restart(client, played) and holds
         memory = client.get(MEMORY)
-        print(f"still there: {memory.name} version {memory.version}, tier {memory.tier.value}")
-        clues_hold = _recall(client, asked).clues == recalled.clues
-        print(f"after the restart: {'the same clues' if clues_hold else 'OTHER CLUES'}")
-        answer_holds = _generate(client, asked).text == answered.text
-        print(f"after the restart: {'the same answer' if answer_holds else 'ANOTHER ANSWER'}")
-        print(f"read from disk: tier {client.get(MEMORY).tier.value}")
+        print(f"read from disk: tier {memory.tier.value}")
     print()
-    print(_figures(committed, recalled.first_clue_s, memory))
-    return 0 if clues_hold and answer_holds and answered.passages else 1
+    print(_figures(before.committed, before.recalled.first_clue_s, memory))
+    right = played is None or not played.nothing_right
+    return 0 if holds and right and before.answered.passages else 1
 
 
-def _sample_text() -> Path | None:
-    """The sample corpus of a checkout, where this runs from one."""
-    path = Path(__file__).resolve().parents[3] / "benchmarks" / "corpus" / "sample.txt"
-    return path if path.is_file() else None
+def _own_corpus() -> tuple[Path, World]:
+    """The sample text and the small world of a checkout, where this runs from one."""
+    folder = corpus_folder()
+    if not all((folder / name).is_file() for name in CORPUS):
+        raise ValueError("no sample text beside this installation: name one with --text")
+    return folder / CORPUS[0], read_world(folder)
+
+
+def corpus_folder() -> Path:
+    """Where a checkout has its texts; an installation has no such folder."""
+    return Path(__file__).resolve().parents[3] / "benchmarks" / "corpus"
 
 
 def _read(path: Path) -> bytes:
@@ -97,15 +97,10 @@ def _read(path: Path) -> bytes:
 
 def _sample_question(path: Path) -> str:
     facts = json.loads((path.parent / "sample_facts.json").read_text(encoding="utf-8"))
-    listed = facts["facts"] if isinstance(facts, dict) else facts
-    return str(listed[0]["question"])
+    return str(facts[0]["question"])
 
 
-def _heading(title: str, text: str = "") -> None:
-    print(f"\n== {title}{': ' if text else ''}{text}", flush=True)
-
-
-def _introduce(client: Client, path: Path) -> None:
+def _introduce(client: Client) -> None:
     info = client.info()
     model = info.model
     print(
@@ -113,103 +108,49 @@ def _introduce(client: Client, path: Path) -> None:
         f"{model.dtype}), window {model.window}, ratio {model.default_ratio}; "
         f"embedder {info.embedder}; answers by {info.default_generator}"
     )
+
+
+def _play_text(client: Client, source: Source, path: Path, question: str) -> Asked:
+    """Memorize, recall, retrieve, generate: each as the server does it by default."""
     print(f"text: {path} ({path.stat().st_size:,} bytes)")
-
-
-def memorize_text(client: Client, source: Source) -> Committed:
-    """Write the text at the default ratio, or at the one that the server says would hold it.
-
-    Raises OutOfRange when none does.
-    """
-    _heading("memorize", "the text streams in, window by window only the beacons stay")
-    ratio = client.info().model.default_ratio
-    while True:
-        try:
-            committed = _write(client, source, ratio)
-            break
-        except OutOfRange as error:
-            fitting = error.details.metadata.get("fitting_ratio", "")
-            if not fitting.isdecimal() or int(fitting) <= ratio:
-                raise
-            ratio = int(fitting)
-            print(f"too long: {error.message}\nonce more, at ratio {ratio}", flush=True)
     print(
-        f"committed version {committed.memory.version}: {committed.tokens_added:,} tokens in "
-        f"{committed.seconds:.1f} s"
+        "The model in the box knows a small made-up world alone: what its memory of another text\n"
+        f"suggests is noise. {_card(client)}"
     )
-    return committed
-
-
-def _write(client: Client, source: Source, ratio: int) -> Committed:
-    size = len(source.text) if isinstance(source.text, bytes) else 0
-    bar = Bar(size)
-    try:
-        return client.memorize(
-            MEMORY,
-            [source],
-            mode=WriteMode.REPLACE,
-            ratio=ratio,
-            expected_tokens=size // LEAST_BYTES_PER_TOKEN,
-            on_event=bar,
-        )
-    finally:
-        bar.close()
-
-
-def _recall(client: Client, question: str) -> Recalled:
-    note = (
-        "clues from the memory"
-        if client.info().model.clues_trusted
-        else "this model is untrained, says its card: its clues are noise and are not used"
-    )
-    _heading("recall", note)
-    # Greedy, so that the same memory says the same again.
-    sampling = SamplingOptions(max_tokens=CLUE_TOKENS, temperature=0.0)
-    clues: list[tuple[str, str]] = []
-    first: float | None = None
-    began = time.monotonic()
-    with client.recall(
-        MEMORY, question, sampling=sampling, return_dropped=True, stream_tokens=True
-    ) as events:
-        for event in events:
-            if isinstance(event, Token) and first is None:
-                first = time.monotonic() - began
-            elif isinstance(event, Clue):
-                state = f" (dropped: {event.dropped})" if event.dropped else ""
-                print(f"[{event.kind.value}] {event.text[:160]!r}{state}", flush=True)
-                clues.append((event.kind.value, event.text))
-            elif isinstance(event, Final) and event.usage.first_clue_s is not None:
-                first = event.usage.first_clue_s
-    # The kinds are asked side by side: which comes first is no property of the memory.
-    return Recalled(tuple(sorted(clues)), first)
-
-
-def _retrieve(client: Client, question: str) -> None:
-    _heading("retrieve", "passages by the question")
+    committed = memorize_text(client, MEMORY, source)
+    print(f"\nquestion: {question}")
+    heading("recall", "clues from the memory, right or not")
+    recalled = recall(client, MEMORY, question, CLUE_TOKENS)
+    heading("retrieve", "passages by the question")
     with client.retrieve(MEMORY, question) as events:
         for event in events:
             if isinstance(event, Passage):
                 print_passage(event)
+    return Asked(question, committed, recalled, _answer(client, question))
 
 
-def _generate(client: Client, question: str) -> Answered:
-    _heading("generate", "the answer, streaming, with its place in the text")
-    text, passages = "", 0
-    with client.generate(MEMORY, question, task=Task.MEMORAG) as events:
-        for event in events:
-            if isinstance(event, Passage):
-                passages += 1
-            elif isinstance(event, Token):
-                print(event.text, end="", flush=True)
-            elif isinstance(event, Quote):
-                print(
-                    f"{event.text}\n    [{event.source_id}, characters "
-                    f"{event.start_char}-{event.end_char}]",
-                    flush=True,
-                )
-            elif isinstance(event, Final):
-                text = event.text
-    return Answered(text, passages)
+def _card(client: Client) -> str:
+    """What the model says of its own clues, and what follows from it."""
+    if client.info().model.clues_trusted:
+        return "Its card vouches for its clues (in its world): the answer uses them."
+    return "Its card does not vouch for its clues: the answer goes without them."
+
+
+def _answer(client: Client, question: str) -> Answered:
+    heading("generate", "the answer, streaming, with its place in the text")
+    return generate(client, MEMORY, question)
+
+
+def _holds_after_restart(client: Client, before: Asked) -> bool:
+    """Ask once more and say whether clues and answer are the same."""
+    memory = client.get(MEMORY)
+    print(f"still there: {memory.name} version {memory.version}, tier {memory.tier.value}")
+    heading("recall", "once more")
+    clues = recall(client, MEMORY, before.question, CLUE_TOKENS).said == before.recalled.said
+    print(f"after the restart: {'the same clues' if clues else 'OTHER CLUES'}")
+    answer = _answer(client, before.question).text == before.answered.text
+    print(f"after the restart: {'the same answer' if answer else 'ANOTHER ANSWER'}")
+    return clues and answer
 
 
 def _figures(committed: Committed, clue_s: float | None, memory: Memory) -> str:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from memoserve.cli.demo import memorize_text
+from memoserve.cli.demo_steps import memorize_text
 from memoserve_client import Client, Source
 from memoserve_client.errors import ErrorDetails, OutOfRange
 
@@ -36,7 +36,7 @@ class Limited:
 
 
 def write(server: Limited) -> list[int]:
-    memorize_text(cast(Client, server), Source("a.txt", TEXT))
+    memorize_text(cast(Client, server), "demo", Source("a.txt", TEXT))
     return [call["ratio"] for call in server.calls]
 
 
