@@ -52,6 +52,8 @@ def main() -> int:
         "--compare", type=Path, help="in the end, held-out figures beside those of this model"
     )
     arguments = parser.parse_args()
+    if arguments.compare and not (arguments.compare / "model.safetensors").is_file():
+        parser.error(f"--compare: {arguments.compare} holds no model.safetensors")
     torch.set_num_threads(1)  # the parts of a batch have a thread each
     run = RunDirectory(arguments.run)
     prepare(run, arguments.seed)

@@ -3,15 +3,17 @@
 The rows of the model are cut into parts that do not mix at first: half of the width holds the token
 itself, four slots of an eighth each what the four heads of the first layer bring:
 
-    slots 0, 1, 2   the tokens 1, 2 and 3 rows before (induction needs these: Olsson et al. 2022,
-                    arXiv 2209.11895); of a beacon those 1, 2 and 4 rows before: what a unit of two
-                    continues, or a unit of four begins with
+    slots 0, 1, 2   what stands 1, 2 and 3 rows before (induction needs these: Olsson et al. 2022,
+                    arXiv 2209.11895); of a beacon 1, 2 and 4 rows before. Beacons take rows too, so
+                    4 rows before is, at ratio 2, the last token of the unit before; at ratio 4 the
+                    first of its own unit
     slot 3          the bag: a mean of the tokens of the last ten rows or so, which ties the words
                     of a sentence to its subject where that stands farther off
 
 The heads of the second layer look for a row whose tokens before it, or whose bag, are those of the
-asking row, and bring the token that stands there. A beacon is looked for by the tokens before its
-last ones, and brings these. Codes are compared in dimensions that hardly turn with distance.
+asking row, and bring the token that stands there. A beacon is found by the token two rows before it
+and brings the one behind that, or is found by its bag; what else it holds is left to training. Codes
+are compared in the dimensions that turn least with distance.
 Everything is trained on from there.
 """
 
@@ -42,8 +44,8 @@ CODE_GAIN, MATCH_GAIN, SLOT_NOISE = 0.5, 1.5, 0.03
 def roomy(config: ModelConfig) -> bool:
     """Whether the shape has room for the circuit."""
     heads = config.num_heads == config.num_kv_heads == HEADS
-    wide = config.head_dim * HEADS == config.hidden_size
-    return heads and wide and config.num_layers > 1 and config.hidden_size % 8 == 0
+    wide = config.head_dim * HEADS == config.hidden_size and config.head_dim >= 2 * SHARP_PAIRS
+    return heads and wide and config.num_layers > 1 and config.qkv_bias
 
 
 def attentions_of(model: BeaconLM) -> list[Attention]:
@@ -170,7 +172,8 @@ def _follow(
 ) -> None:
     """Queries and keys that compare, values and an output that bring the token found."""
     dim, half = config.head_dim, config.head_dim // 2
-    pairs = (rope.inv_freq < SLOWER_THAN).nonzero().flatten().tolist()
+    # The slowest first: there a token is the same at any distance.
+    pairs = (rope.inv_freq < SLOWER_THAN).nonzero().flatten().tolist()[::-1]
     slow = [column for pair in pairs for column in (pair, pair + half)]
     query, key, value, out, beacon_key, beacon_value = (
         linear(attention, name).weight
@@ -185,7 +188,7 @@ def _follow(
             weight[at] += MATCH_GAIN * torch.cat([part[:codes] for part in read])
         rows = slice(head * dim, (head + 1) * dim)
         # Two heads side by side bring all of a token.
-        brought = whole.view(2, -1, parts.half)[head % 2][:dim]
+        brought = whole.view(2, -1, parts.half)[head % 2]
         value[rows, : parts.half] += brought
         beacon_value[rows] += brought @ parts.code.T @ parts.slot(search.brings)
         out[: parts.half, rows] += brought.T

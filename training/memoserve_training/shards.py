@@ -31,9 +31,10 @@ def parts_of(batch: Batch, lent: int) -> list[Batch]:
 
 
 class Shards:
-    """Forward and backward on threads, one operator's thread each.
+    """Forward and backward of the parts side by side.
 
     Quicker than all threads on one operator after the other: a small model's operators are short.
+    From its first use on an operator of this process has one thread.
     """
 
     def __init__(self, model: BeaconLM) -> None:
@@ -42,9 +43,14 @@ class Shards:
         self._pool = ThreadPoolExecutor(PARTS, initializer=torch.set_num_threads, initargs=(1,))
 
     def descend(self, tree: Tree, batch: Batch, attend: TreeAttend, lent: int) -> Outcome:
-        """Fill ``grad`` with the gradients of the batch's mean loss."""
+        """Fill ``grad`` with the gradients of the batch's mean loss.
+
+        Raises ValueError where a part of the batch asks nothing.
+        """
         asked = int((batch.targets >= 0).sum())
         parts = parts_of(batch, lent)
+        if not all(bool((part.targets >= 0).any()) for part in parts):
+            raise ValueError("a part of the batch asks nothing")
 
         def one(part: Batch) -> tuple[Outcome, Sequence[Tensor | None]]:
             outcome = written_loss(self._model, tree, part, attend)

@@ -59,7 +59,15 @@ def _long(world: WorldSettings, tasks: Mapping[Task, float]) -> Lesson:
 
 
 STAGES: Final = (
-    Stage("facts", (Lesson(_FACTS, 128, 8, tasks=_BOTH),), 64, {0: 1.0}, 0.7, at_most=2_000_000),
+    Stage(
+        "facts",
+        (Lesson(_FACTS, 128, 8, tasks=_BOTH),),
+        64,
+        {0: 1.0},
+        0.7,
+        at_most=2_000_000,
+        stop_if_missed=True,
+    ),
     Stage(
         "one window with beacons",
         (Lesson(_FACTS, 128, 8, tasks=_BOTH),),
@@ -94,19 +102,17 @@ STAGES: Final = (
         rate=0.8,
     ),
     Stage(
-        "wordings, chains, kinds",
+        "wordings",
         (
             Lesson(_TWO_WORDINGS, 256, 12, tasks=_BOTH),
             Lesson(_RELATIONS, 256, 12, tasks=_BOTH),
-            Lesson(_chains(_RELATIONS), 256, 8, longest=128, tasks=_QUOTE),
-            Lesson(_KINDS, 384, 12, longest=128, tasks=_EVERY),
             Lesson(_NEEDLES, 256, 12, tasks=_BOTH),
-            Lesson(_NEEDLES, 384, 12, tasks=_BOTH),
+            Lesson(_chains(_TWO_WORDINGS), 256, 8, longest=128, tasks=_QUOTE),
         ),
         128,
         _ALL,
         0.8,
-        at_most=5_000_000,
+        at_most=6_000_000,
         rate=0.8,
     ),
     Stage(
@@ -123,11 +129,11 @@ STAGES: Final = (
         2.0,
         mixed=0.25,
         span=16384,
-        lent=4,
-        batch_tokens=6144,
+        lent=2,
+        batch_tokens=12288,
         rate=0.8,
         decay=0.8,
-        at_most=5_000_000,
+        at_most=6_000_000,
     ),
 )
 
