@@ -30,6 +30,8 @@ corpus, data = map(Path, sys.argv[1:])
 demo.corpus_folder = lambda: corpus
 sys.exit(demo.demo(None, None, data))
 """
+# What the memory of a text that does not say it gets right.
+OTHER = re.compile(r"memory of another text: (\d+) answers right, (\d+) quotes right of (\d+)")
 # Kind and text; what is dropped as a duplicate hangs on which kind is done first.
 CLUE = re.compile(r"^\[(\w+)\] (['\"].*['\"])", re.MULTILINE)
 
@@ -96,15 +98,21 @@ class Played:
     said: str
     code: int
     counts: dict[str, list[int]]
+    other: list[int]
 
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
-    """The whole demo on the committed world, and on a short text in place of the long one."""
+    """The whole demo on the committed world, and on a short text in place of the long one.
+
+    The short one begins as the long one does, with as many words as the control takes.
+    """
     folder = tmp_path_factory.mktemp("demo")
     corpus = folder / "corpus"
     corpus.mkdir()
-    (corpus / "sample.txt").write_text(TEXT, encoding="utf-8")
+    sample = (ROOT / "benchmarks" / "corpus" / "sample.txt").read_text(encoding="utf-8")
+    beginning = " ".join(sample.split()[:1300])
+    (corpus / "sample.txt").write_text(f"{beginning}\n\n{TEXT}", encoding="utf-8")
     facts = [{"question": "Who built the bridge?"}]
     (corpus / "sample_facts.json").write_text(json.dumps(facts), encoding="utf-8")
     for name in ("world.txt", "world_questions.json"):
@@ -121,7 +129,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     lines = [re.split(r"  +", line) for line in done.stdout.splitlines()]
     kinds = ("one_hop", "two_hop")
     counts = {line[0]: [*map(int, line[1:])] for line in lines if line[0] in kinds}
-    return Played(done.stdout, done.returncode, counts)
+    (other,) = OTHER.findall(done.stdout)
+    return Played(done.stdout, done.returncode, counts, [*map(int, other)])
 
 
 @pytest.mark.timeout(240)
@@ -131,8 +140,7 @@ def test_the_demo_counts_what_the_memory_of_the_small_world_gets_right(played: P
     for asked, *right in counts.values():
         assert asked == 8
         assert all(0 <= count <= asked for count in right)
-        alone, as_many, _ = right[2:]
-        assert alone <= as_many
+    assert played.other[-1] == 16
     first_act, rest = said.split("=== 2. ")
     for kind, (_, answers, *_) in counts.items():
         # Whatever the model knows: a question is called right only where one was.
@@ -143,16 +151,17 @@ def test_the_demo_counts_what_the_memory_of_the_small_world_gets_right(played: P
     assert "Ada Brandt" in rest
     assert "demo-world after the restart: the same clues for the 2 questions shown" in rest
     assert "\nafter the restart: the same clues\n" in rest
-    knows = any(answers or quotes for _, answers, quotes, *_ in counts.values())
-    assert played.code == (0 if knows else 1)
+    # Whatever was right of it: the status tells of the restart and of the passages.
+    assert played.code == 0
 
 
 @pytest.mark.timeout(240)
-def test_the_memory_of_the_model_in_the_box_answers_half_of_the_one_hop_questions(
+def test_the_memory_of_a_text_knows_more_of_it_than_the_memory_of_another(
     played: Played,
 ) -> None:
-    asked, answers, *_ = played.counts["one_hop"]
-    assert 2 * answers >= asked
+    knows = sum(answers + quotes for _, answers, quotes, *_ in played.counts.values())
+    guesses = sum(played.other[:2])
+    assert knows > guesses
 
 
 def test_an_installation_without_the_texts_asks_for_one(

@@ -53,7 +53,7 @@ def test_the_four_calls(client: Client) -> None:
     assert any(isinstance(event, mc.Token) for event in recall)
     end = recall[-1]
     assert isinstance(end, mc.Final)
-    assert end.usage.generated_tokens == 24
+    assert 0 < end.usage.generated_tokens <= 24
     assert end.memories[0].version == 1
     with client.retrieve("four", "Who built the bridge?", top_k=1) as retrieved:
         (passage,) = [event for event in retrieved if isinstance(event, mc.Passage)]

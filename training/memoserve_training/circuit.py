@@ -12,9 +12,8 @@ itself, four slots of an eighth each what the four heads of the first layer brin
 
 The heads of the second layer look for a row whose tokens before it, or whose bag, are those of the
 asking row, and bring the token that stands there. A beacon is found by the token two rows before it
-and brings the one behind that, or is found by its bag; what else it holds is left to training. Codes
-are compared in the dimensions that turn least with distance.
-Everything is trained on from there.
+and brings the one behind that, or is found by its bag; what else it holds is left to training.
+Codes are compared in the dimensions that turn least with distance.
 """
 
 from __future__ import annotations

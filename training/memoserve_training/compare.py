@@ -58,10 +58,9 @@ def compare(new: Path, shipped: Path) -> bool:
         share, other = ours.get(figure), theirs.get(figure)
         short = other is not None and (share is None or share < other - TOLERANCE)
         good = good and not short
-        print(
-            f"{figure.lesson:20}{figure.kind:24}{figure.ratio:5}  {_shown(share)}    {_shown(other)}"
-            f"{f'   below by more than {TOLERANCE}' if short else ''}"
-        )
+        note = f"   below by more than {TOLERANCE}" if short else ""
+        what = f"{figure.lesson:20}{figure.kind:24}{figure.ratio:5}"
+        print(f"{what}  {_shown(share)}    {_shown(other)}{note}")
     return good
 
 

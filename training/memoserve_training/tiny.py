@@ -1,8 +1,8 @@
 """The recipe of the model in the box: shape, vocabulary, and what is learned in which order.
 
 The order carries it (docs/training-log.md): facts with no memory in the way, then through a window
-with beacons in it, then the same through memory, shortest words first; only then other wordings,
-chains, all relations and kinds, and length.
+with beacons in it, then through memory, shortest words first; only then sentences, greater ratios,
+other wordings, chains, and the windows that are served.
 """
 
 from __future__ import annotations
@@ -37,12 +37,10 @@ _SAID = replace(_FACTS, relations=None)
 _CODES = replace(_FACTS, relations=("code", "lives"))
 _TWO_WORDINGS = replace(_SAID, wordings=2)
 _RELATIONS = replace(_SAID, wordings=None, filler=0.1, distractors=0.2)
-_KINDS = replace(_RELATIONS, kinds=dict.fromkeys(Kind, 1.0), filler=0.2)
 _NEEDLES = replace(_RELATIONS, relations=("code",), filler=0.6)
 
 _QUOTE: Final = {Task.SPAN: 1.0}
 _BOTH: Final = {Task.ANSWER: 1.0, Task.SPAN: 1.0}
-_EVERY: Final = {Task.ANSWER: 1.0, Task.SPAN: 3.0, Task.SURROGATE: 1.0}
 
 _LOW: Final = {2: 1.0, 4: 1.0}
 _LOW_OR_NONE: Final = {0: 0.5, 2: 1.0, 4: 1.0}
@@ -116,24 +114,21 @@ STAGES: Final = (
         rate=0.8,
     ),
     Stage(
-        "long",
+        "windows as served",
         (
-            _long(_RELATIONS, _BOTH),
-            _long(_KINDS, _EVERY),
-            _long(_chains(_RELATIONS), _QUOTE),
-            _long(_NEEDLES, _BOTH),
-            Lesson(_NEEDLES, 1536, 16, tasks=_BOTH),
+            Lesson(_TWO_WORDINGS, 512, 12, tasks=_BOTH),
+            Lesson(_RELATIONS, 512, 12, tasks=_BOTH),
+            Lesson(_NEEDLES, 512, 12, tasks=_BOTH),
+            Lesson(_NEEDLES, 768, 12, tasks=_BOTH),
+            Lesson(_chains(_TWO_WORDINGS), 512, 8, longest=128, tasks=_QUOTE),
         ),
         256,
         _ALL,
         2.0,
-        mixed=0.25,
-        span=16384,
-        lent=2,
-        batch_tokens=12288,
+        batch_tokens=6144,
         rate=0.8,
-        decay=0.8,
-        at_most=6_000_000,
+        decay=0.6,
+        at_most=4_000_000,
     ),
 )
 

@@ -20,7 +20,13 @@ from memoserve.cli.demo_steps import (
     memorize_text,
     recall,
 )
-from memoserve.cli.demo_world import World, holds_after_restart, play_world, read_world
+from memoserve.cli.demo_world import (
+    World,
+    ask_other,
+    holds_after_restart,
+    play_world,
+    read_world,
+)
 from memoserve.cli.spawn import own_server
 from memoserve.cli.tables import table
 from memoserve_client import Client, Committed, Memory, Passage, Source
@@ -44,8 +50,8 @@ class Asked:
 def demo(text: Path | None, question: str | None, data_dir: Path) -> int:
     """Play the acts, restart the server and ask again; ends with a table of figures.
 
-    Returns 0, or 1 where a restart changed something, nothing was found, or the memory was right
-    about nothing at all in the first act.
+    Returns 0, or 1 where a restart changed something or no passage of the text was found; what the
+    memory gets right or wrong is told and does not count here.
     """
     path, world = (text, None) if text else _own_corpus()
     data = _read(path)
@@ -59,6 +65,7 @@ def demo(text: Path | None, question: str | None, data_dir: Path) -> int:
         if world is not None:
             act("1. a small world the model was trained for, and a text of it that it never saw")
             played = play_world(client, world)
+            ask_other(client, world, path.name, data)
             act("2. a text of real length, outside of that world")
         before = _play_text(client, Source(path.name, data), path, asked)
     heading("restart", "the server is stopped and started again on the same store")
@@ -70,8 +77,7 @@ def demo(text: Path | None, question: str | None, data_dir: Path) -> int:
         print(f"read from disk: tier {memory.tier.value}")
     print()
     print(_figures(before.committed, before.recalled.first_clue_s, memory))
-    right = played is None or not played.nothing_right
-    return 0 if holds and right and before.answered.passages else 1
+    return 0 if holds and before.answered.passages else 1
 
 
 def _own_corpus() -> tuple[Path, World]:
@@ -114,8 +120,8 @@ def _play_text(client: Client, source: Source, path: Path, question: str) -> Ask
     """Memorize, recall, retrieve, generate: each as the server does it by default."""
     print(f"text: {path} ({path.stat().st_size:,} bytes)")
     print(
-        "The model in the box knows a small made-up world alone: what its memory of another text\n"
-        f"suggests is noise. {_card(client)}"
+        "The model in the box was trained on a small made-up world alone: of any other text its\n"
+        f"memory may suggest nothing but noise. {_card(client)}"
     )
     committed = memorize_text(client, MEMORY, source)
     print(f"\nquestion: {question}")
@@ -132,7 +138,7 @@ def _play_text(client: Client, source: Source, path: Path, question: str) -> Ask
 def _card(client: Client) -> str:
     """What the model says of its own clues, and what follows from it."""
     if client.info().model.clues_trusted:
-        return "Its card vouches for its clues (in its world): the answer uses them."
+        return "Its card vouches for its clues in that world: the answer uses them here too."
     return "Its card does not vouch for its clues: the answer goes without them."
 
 

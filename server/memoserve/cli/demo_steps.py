@@ -149,13 +149,17 @@ def generate(
     *,
     use_clues: bool | None = None,
     kinds: Sequence[ClueKind] | None = None,
+    top_k: int | None = None,
 ) -> Answered:
-    """Answer from passages and print the answer as it comes; ``use_clues`` None: as by default."""
+    """Answer from passages and print the answer as it comes; None: as by the server's default.
+
+    ``top_k``: passages that the question finds, and as many each clue.
+    """
     text = ""
     passages: list[Passage] = []
     quotes: list[Quote] = []
     with client.generate(
-        memory, question, task=Task.MEMORAG, use_clues=use_clues, kinds=kinds
+        memory, question, task=Task.MEMORAG, use_clues=use_clues, kinds=kinds, top_k=top_k
     ) as events:
         for event in events:
             if isinstance(event, Passage):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,9 +21,10 @@ from memoserve.cli.demo_score import (
 )
 from memoserve.cli.demo_steps import Recalled, generate, heading, memorize_text, recall
 from memoserve.cli.tables import table
-from memoserve_client import Client, ClueKind, Committed, Fusion, Passage, Source
+from memoserve_client import Client, ClueKind, Committed, Fusion, Passage, Source, WriteMode
 
 MEMORY = "demo-world"
+OTHER = "demo-world-other"
 KINDS = (ClueKind.SPAN, ClueKind.DRAFT_ANSWER)
 # Two sentences of a text and to spare; a model that knows when to stop takes fewer.
 CLUE_TOKENS = 64
@@ -50,33 +52,22 @@ class Shown:
     recalled: Recalled
 
 
-@dataclass(frozen=True)
-class WorldAct:
-    """What is left of the act: for the restart and for the exit status."""
-
-    shown: tuple[Shown, ...]
-    scores: tuple[Score, ...]
-
-    @property
-    def nothing_right(self) -> bool:
-        """Whether the memory neither answered nor quoted rightly even once."""
-        return not any(each.answers or each.quotes for each in self.scores)
-
-
 def read_world(folder: Path) -> World:
     """The text and questions that lie in ``folder``. Raises OSError."""
     return World(folder / "world.txt", read_questions(folder / "world_questions.json"))
 
 
-def play_world(client: Client, world: World) -> WorldAct:
-    """Memorize the text, ask all questions, show one of each kind in full, print a table."""
+def play_world(client: Client, world: World) -> tuple[Shown, ...]:
+    """Memorize the text, ask all questions, show one of each kind in full, print a table.
+
+    Returns what was shown, to be asked again after the restart.
+    """
     text = world.path.read_bytes()
     print(f"text: {world.path} ({len(text.split()):,} words)")
     _tell_rows(memorize_text(client, MEMORY, Source(world.path.name, text)))
     kinds = tuple(dict.fromkeys(each.kind for each in world.questions))
     print(f"\nasking {len(world.questions)} questions, {IN_FLIGHT} at a time ...", flush=True)
-    with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        outcomes = list(pool.map(partial(_ask, client), world.questions))
+    outcomes = _side_by_side(partial(_ask, client), world.questions)
     shown = tuple(_show(client, kind, outcomes) for kind in kinds)
     scores = tuple(score(kind, outcomes) for kind in kinds)
     heading("all questions", "how many of each kind are right, word for word")
@@ -87,16 +78,42 @@ def play_world(client: Client, world: World) -> WorldAct:
         f"{TOP_K} by each clue;\n    as many passages: by the question alone, where it may find "
         "as many as question and clues"
     )
-    return WorldAct(shown, scores)
+    return shown
 
 
-def holds_after_restart(client: Client, act: WorldAct) -> bool:
+def ask_other(client: Client, world: World, name: str, text: bytes) -> None:
+    """Ask the same of a memory that cannot know; prints what it gets right, which is luck.
+
+    It holds the beginning of ``text``, as many words as the world's text has, at the same ratio.
+    """
+    words = len(world.path.read_bytes().split())
+    beginning = b"".join(re.findall(rb"\s*\S+", text)[:words])
+    client.memorize(
+        OTHER,
+        [Source(name, beginning)],
+        mode=WriteMode.REPLACE,
+        ratio=client.get(MEMORY).ratio,
+    )
+    outcomes = _side_by_side(
+        lambda question: _recalled_alone(client, OTHER, question), world.questions
+    )
+    print(
+        f"the same questions to the memory of another text: "
+        f"{sum(each.answer_right for each in outcomes)} answers right, "
+        f"{sum(each.quotes_right for each in outcomes)} quotes right of {len(outcomes)}\n"
+        f"    (the first {len(beginning.split()):,} words of {name}, which say nothing of them: "
+        "what is right here is luck)"
+    )
+
+
+def holds_after_restart(client: Client, shown: Sequence[Shown]) -> bool:
     """Ask the memory what was shown of it once more; whether it says the same. Prints that."""
     holds = all(
-        _recall(client, each.question, quiet=True).said == each.recalled.said for each in act.shown
+        _recall(client, MEMORY, each.question, quiet=True).said == each.recalled.said
+        for each in shown
     )
     clues = "the same clues" if holds else "OTHER CLUES"
-    print(f"{MEMORY} after the restart: {clues} for the {len(act.shown)} questions shown")
+    print(f"{MEMORY} after the restart: {clues} for the {len(shown)} questions shown")
     return holds
 
 
@@ -125,12 +142,24 @@ def _tell_rows(committed: Committed) -> None:
     )
 
 
-def _recall(client: Client, question: Question, *, quiet: bool) -> Recalled:
-    return recall(client, MEMORY, question.text, CLUE_TOKENS, KINDS, quiet=quiet)
+def _side_by_side(
+    ask: Callable[[Question], Outcome], questions: Sequence[Question]
+) -> list[Outcome]:
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        return list(pool.map(ask, questions))
+
+
+def _recall(client: Client, memory: str, question: Question, *, quiet: bool) -> Recalled:
+    return recall(client, memory, question.text, CLUE_TOKENS, KINDS, quiet=quiet)
+
+
+def _recalled_alone(client: Client, memory: str, question: Question) -> Outcome:
+    """What a memory says, with no search for passages."""
+    return Outcome(question, _recall(client, memory, question, quiet=True).clues, (), (), ())
 
 
 def _ask(client: Client, question: Question) -> Outcome:
-    return _searched(client, question, _recall(client, question, quiet=True))
+    return _searched(client, question, _recall(client, MEMORY, question, quiet=True))
 
 
 def _searched(client: Client, question: Question, recalled: Recalled) -> Outcome:
@@ -156,17 +185,26 @@ def _show(client: Client, kind: str, outcomes: Sequence[Outcome]) -> Shown:
     chosen, why = to_show(kind, outcomes)
     question = chosen.question
     heading(f"{kind}, {why}", question.text)
-    recalled = _recall(client, question, quiet=False)
+    recalled = _recall(client, MEMORY, question, quiet=False)
     outcome = _searched(client, question, recalled)
     _print_outcome(outcome)
     for use_clues in (False, True):
         print(f"answer from the passages, {'with' if use_clues else 'without'} clues:", flush=True)
-        quotes = generate(
-            client, MEMORY, question.text, use_clues=use_clues, kinds=KINDS if use_clues else None
-        ).quotes
+        answered = generate(
+            client,
+            MEMORY,
+            question.text,
+            use_clues=use_clues,
+            kinds=KINDS if use_clues else None,
+            # Without clues from as many passages, so that more of them are not what helps.
+            top_k=TOP_K if use_clues else max(TOP_K, len(outcome.as_many)),
+        )
         last = question.evidence[-1]
         place = f"characters {last.start}-{last.end}"
-        print(f"  among these the sentence that says it, {place}: {_yes(says(last, quotes))}")
+        print(
+            f"  quoted from {len(answered.passages)} passages; the sentence that says it is there, "
+            f"{place}: {_yes(says(last, answered.quotes))}"
+        )
     return Shown(question, recalled)
 
 
@@ -174,16 +212,20 @@ def _print_outcome(outcome: Outcome) -> None:
     question = outcome.question
     verdict = "right" if outcome.answer_right else f"WRONG, the text says {question.answer!r}"
     print(f"the memory's own answer: {outcome.draft!r}, {verdict}")
-    by_question = found(question.evidence, outcome.alone)
+    by_question = found(question.evidence, outcome.as_many)
     by_clues = found(question.evidence, outcome.with_clues)
-    counts = f"{len(outcome.alone)} passages without clues, {len(outcome.with_clues)} with them"
-    print(f"sentences needed, in the text and in what is found ({counts}):")
+    # As many without clues as with them: a text too short for that gives all that it has to both.
+    print(
+        "sentences needed, in the text and in what is found "
+        f"({len(outcome.with_clues)} passages each):"
+    )
     for gold, quoted, alone, clues in zip(
         question.evidence, outcome.quoted, by_question, by_clues, strict=True
     ):
         print(
             f"  {gold.text}\n    characters {gold.start}-{gold.end}; quoted by the memory: "
-            f"{_yes(quoted)}; found without clues: {_yes(alone)}, with clues: {_yes(clues)}"
+            f"{_yes(quoted)}\n    found without clues (as many passages): {_yes(alone)}, "
+            f"with clues: {_yes(clues)}"
         )
 
 

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from memoserve.cli.demo_score import Outcome, Question, Score, found, score, to_show
-from memoserve.cli.demo_world import CLUE_TOKENS, WorldAct, holds_after_restart, play_world
-from memoserve_client import Client, ClueKind, Passage
+from memoserve.cli.demo_world import (
+    CLUE_TOKENS,
+    OTHER,
+    TOP_K,
+    Shown,
+    ask_other,
+    holds_after_restart,
+    play_world,
+)
+from memoserve_client import Client, Clue, ClueKind, Passage, Quote, Source
 from tests.server.cli.world_server import (
     LIVES,
     MET,
@@ -25,11 +35,11 @@ from tests.server.cli.world_server import (
     world,
 )
 
-ONE, OTHER, WEATHER = "Where does Ada live?", "What is Bo?", "What fell?"
+ONE, BO, WEATHER = "Where does Ada live?", "What is Bo?", "What fell?"
 TWO = "What is the one whom Eve met?"
 ALL = {
     ONE: ((LIVES,), "Dale"),
-    OTHER: ((WORKS,), "a smith"),
+    BO: ((WORKS,), "a smith"),
     WEATHER: ((RAIN,), "rain"),
     TWO: ((MET, WORKS), "a smith"),
 }
@@ -106,7 +116,41 @@ def test_what_is_shown_is_right_and_by_clues_where_there_is_such_a_question() ->
     assert (chosen, "NONE" in why) == (wrong, True)
 
 
-def play(tmp_path: Path, server: WorldServer) -> WorldAct:
+class Counting(WorldServer):
+    """Notes what is asked of which memory, written at ratio 8, and how many passages it takes."""
+
+    def __init__(self, knows: Mapping[str, tuple[Sequence[str], str]]) -> None:
+        super().__init__(knows)
+        self.top_ks: list[int] = []
+        self.asked: list[tuple[str, str]] = []
+        self.written: list[tuple[str, Source, dict[str, Any]]] = []
+
+    def get(self, name: str) -> SimpleNamespace:
+        assert name == "demo-world"
+        return SimpleNamespace(ratio=8)
+
+    def memorize(self, name: str, sources: list[Source], **options: Any) -> SimpleNamespace:
+        self.written.append((name, sources[0], options))
+        if name == OTHER:
+            return SimpleNamespace()
+        return super().memorize(name, sources, **options)
+
+    @contextmanager
+    def recall(self, _: str, question: str, **options: Any) -> Iterator[Iterable[Clue]]:
+        self.asked.append((_, question))
+        with super().recall(_, question, **options) as events:
+            yield events
+
+    @contextmanager
+    def generate(
+        self, _: str, question: str, *, use_clues: bool | None, **options: Any
+    ) -> Iterator[Iterable[Quote]]:
+        self.top_ks.append(options["top_k"])
+        with super().generate(_, question, use_clues=use_clues) as events:
+            yield events
+
+
+def play(tmp_path: Path, server: WorldServer) -> tuple[Shown, ...]:
     return play_world(cast(Client, server), world(tmp_path))
 
 
@@ -119,21 +163,26 @@ def lines_of(text: str, head: str) -> list[list[str]]:
 def test_a_memory_that_knows_all_is_shown_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server = WorldServer(ALL)
-    act = play(tmp_path, server)
+    server = Counting(ALL)
+    shown = play(tmp_path, server)
     said = capsys.readouterr().out
-    assert not act.nothing_right
     assert lines_of(said, "kind ") == [
         ["one_hop", "3", "3", "3", "2", "3", "3"],
         ["two_hop", "1", "1", "1", "0", "0", "1"],
     ]
     assert "WRONG" not in said and "NONE" not in said
-    assert [each.question.text for each in act.shown] == [ONE, TWO]
+    assert [each.question.text for each in shown] == [ONE, TWO]
     assert "the memory's own answer: 'Dale', right" in said
     assert f"{LIVES}\n    characters 0-18; quoted by the memory: yes" in said
     # The answer that goes without clues comes first, and quotes something else.
     assert server.generated == [False, True, False, True]
-    place = "among these the sentence that says it, characters"
+    # Four passages by question and clues of two hops: as many for the answer without them.
+    assert server.top_ks == [TOP_K, TOP_K, 4, TOP_K]
+    found_by_both = "found without clues (as many passages): yes, with clues: yes"
+    found_by_clues = "found without clues (as many passages): NO, with clues: yes"
+    assert (said.count(found_by_both), said.count(found_by_clues)) == (2, 1)
+    assert [*map(int, re.findall(r"\((\d+) passages each\)", said))] == [3, 4]
+    place = "the sentence that says it is there, characters"
     assert re.findall(rf"{place} (\d+-\d+): (\w+)", said) == [
         *(("0-18", "NO"), ("0-18", "yes"), ("82-96", "NO"), ("82-96", "yes")),
     ]
@@ -143,12 +192,23 @@ def test_a_memory_that_knows_all_is_shown_to(
         assert options["kinds"] == (ClueKind.SPAN, ClueKind.DRAFT_ANSWER)
 
 
+def test_what_more_passages_find_is_not_called_found_by_clues(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play(tmp_path, WorldServer({WEATHER: ALL[WEATHER]}))
+    said = capsys.readouterr().out
+    shown = said[said.index("== one_hop") : said.index("== two_hop")]
+    assert WEATHER in shown
+    # The fourth of four; three passages alone would not do.
+    assert "(4 passages each)" in shown
+    assert "found without clues (as many passages): yes, with clues: yes" in shown
+
+
 def test_a_memory_that_knows_nothing_is_said_to(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    act = play(tmp_path, WorldServer({}))
+    play(tmp_path, WorldServer({}))
     said = capsys.readouterr().out
-    assert act.nothing_right
     assert [line[:4] for line in lines_of(said, "kind ")] == [
         ["one_hop", "3", "0", "0"],
         ["two_hop", "1", "0", "0"],
@@ -157,9 +217,27 @@ def test_a_memory_that_knows_nothing_is_said_to(
     assert "'nonsense', WRONG, the text says 'Dale'" in said
 
 
-def test_one_right_quote_is_not_nothing(tmp_path: Path) -> None:
-    server = WorldServer({OTHER: ((WORKS,), "nonsense")})
-    assert not play(tmp_path, server).nothing_right
+def test_the_memory_of_another_text_is_asked_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Counting({BO: ((WORKS,), "a smith"), TWO: ((MET,), "a smith")})
+    small = world(tmp_path)
+    words = small.path.read_text(encoding="utf-8").split()
+    text = "Été  one\n" * len(words)
+    ask_other(cast(Client, server), small, "long.txt", text.encode())
+    ((name, source, options),) = server.written
+    assert (name, source.source_id, options["ratio"]) == (OTHER, "long.txt", 8)
+    assert isinstance(source.text, bytes)
+    beginning = source.text.decode()
+    assert text.startswith(beginning)
+    assert len(beginning.split()) == len(words)
+    assert sorted(server.asked) == sorted((OTHER, each.text) for each in small.questions)
+    said = capsys.readouterr().out
+    line = "the same questions to the memory of another text: 2 answers right, 1 quotes right of 4"
+    assert said.startswith(f"{line}\n")
+    assert f"(the first {len(words)} words of long.txt, " in said
+    # Quietly: no clue is printed.
+    assert "draft_answer" not in said
 
 
 def test_after_a_restart_all_that_was_shown_must_come_again(
