@@ -63,3 +63,14 @@ def test_parts_keep_those_together_who_lend_each_other_memories(directory: Path)
     assert [len(part.targets) for part in parts_of(batch, 1)] == [3, 3]
     assert [len(part.targets) for part in parts_of(batch, 2)] == [4, 2]
     assert [len(part.targets) for part in parts_of(batch, 6)] == [6]
+
+
+@pytest.mark.parametrize("silent", [slice(2), slice(2, 4)])
+def test_a_part_that_asks_nothing_is_refused(directory: Path, silent: slice) -> None:
+    trainee = open_trainee(directory, seed=3)
+    batch = draw_batch(Random(1), open_words(directory), LESSON, 4)
+    drawn = lay_out(Random(1), trainee, Stage("s", (LESSON,), 16, {2: 1.0}), batch, 1)
+    batch.targets[silent] = -1
+    with pytest.raises(ValueError, match="asks nothing"):
+        Shards(trainee.model).descend(drawn.tree, batch, drawn.attend, 1)
+    assert all(parameter.grad is None for parameter in trainee.model.parameters())
