@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from memoserve.cli.assemble import Assembled, Parts, put_together
-from memoserve.config import EMBEDDED_MODEL, ServerConfig
+from memoserve.config import ServerConfig
 from memoserve.engine.engine import Engine
 from memoserve.models.tokenizer import TextTokenizer
 from memoserve.pipeline.contents import WINDOW_PART, Contents, read_contents
@@ -104,6 +104,8 @@ class WordEmbedder:
         return vector / norm if norm else vector
 
 
+# 1,024 entries of plain English: the model in the box may get another without touching the tests.
+TOKENIZER = Path(__file__).parents[1] / "tokenizer"
 _TOKENIZER: list[TextTokenizer] = []
 
 
@@ -116,9 +118,9 @@ def make_parts(
     trusted: bool = True,
     **config: Any,
 ) -> Parts:
-    """A random model behind the embedded tokenizer."""
+    """A random model behind the tokenizer of the tests."""
     if not _TOKENIZER:
-        _TOKENIZER.append(TextTokenizer.from_directory(EMBEDDED_MODEL))
+        _TOKENIZER.append(TextTokenizer.from_directory(TOKENIZER))
     shape: dict[str, Any] = {
         "vocab_size": 1024,
         "max_position_embeddings": POSITIONS,

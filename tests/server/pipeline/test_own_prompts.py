@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from memoserve.cli import assemble as cli
-from memoserve.config import EMBEDDED_MODEL, ServerConfig
+from memoserve.config import ServerConfig
 from memoserve.engine.sequence import SequenceRequest
 from memoserve.errors import FailedPrecondition, InvalidArgument
 from memoserve.models.chat import Message, encode_prompt
@@ -24,6 +24,7 @@ from memoserve.pipeline.prompts import BUILT_IN
 from memoserve.pipeline.values import ClueKind, Language, SamplingOptions, Task, WriteMode
 from tests.server.fixtures import random_tensors, tiny_config, write_checkpoint
 from tests.server.pipeline.house import (
+    TOKENIZER,
     House,
     WordEmbedder,
     make_parts,
@@ -56,7 +57,7 @@ def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     shape = tiny_config(vocab_size=1024, max_position_embeddings=2048, beacon_window=32)
     directory = write_checkpoint(tmp_path / "model", shape, random_tensors(shape))
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(EMBEDDED_MODEL / name, directory)
+        shutil.copy(TOKENIZER / name, directory)
     embedder = _Embedder()
     monkeypatch.setattr(cli, "load_minilm", lambda: embedder)
     config = ServerConfig(tmp_path / "store", model=str(directory), num_pages=512, page_size=4)
