@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 
 import pytest
 import torch
@@ -13,14 +12,14 @@ from safetensors.torch import load_file
 from memoserve_training import compare as module
 from memoserve_training import tiny
 from memoserve_training.__main__ import open_trainee
-from memoserve_training.chat import PROMPTS, ChatWords, Task
+from memoserve_training.chat import ChatWords, Task
 from memoserve_training.checkpoint import RunDirectory
 from memoserve_training.compare import TOLERANCE, Figure, compare, figures
 from memoserve_training.examples import Lesson
 from memoserve_training.measure import Share
 from memoserve_training.shape import Shape, Trainee
-from memoserve_training.vocabulary import train_tokenizer, write_json, write_tokenizer
-from memoserve_training.worlds import Kind, Split, WorldSettings, make_document
+from memoserve_training.worlds import Kind, Split, WorldSettings
+from tests.training.toys import write_box
 
 WORLD = WorldSettings(kinds={Kind.ONE_HOP: 1.0}, relations=("code",), filler=0.0)
 LESSON = Lesson(WORLD, trunk=40, branches=2, tasks={Task.ANSWER: 1.0})
@@ -29,14 +28,8 @@ LESSON = Lesson(WORLD, trunk=40, branches=2, tasks={Task.ANSWER: 1.0})
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     run = RunDirectory(tmp_path / "run")
-    run.model.mkdir(parents=True)
-    rng = Random(0)
-    texts = [make_document(rng, WorldSettings(words=200)).text for _ in range(30)]
-    tokenizer = train_tokenizer([*texts, *["answer: ok\n"] * 60], 512)
-    write_tokenizer(tokenizer, run.model)
-    write_json(run.model / "memoserve_prompts.json", PROMPTS)
     shape = Shape(layers=2, hidden=32, heads=2, mlp=48, window=16, ratios=(2, 4))
-    write_json(run.model / "config.json", shape.config(tokenizer.get_vocab_size(), 2))
+    write_box(run.model, shape)
     run.export(open_trainee(run.model, seed=3).model, torch.float32)
     return run.model
 

@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from memoserve_training.__main__ import open_trainee
-from memoserve_training.chat import PROMPTS, open_words
+from memoserve_training.chat import open_words
 from memoserve_training.curriculum import Stage
 from memoserve_training.examples import Lesson, draw_batch
 from memoserve_training.loss import written_loss
 from memoserve_training.shape import Shape
 from memoserve_training.shards import Shards, parts_of
 from memoserve_training.trainer import lay_out
-from memoserve_training.vocabulary import train_tokenizer, write_json, write_tokenizer
-from memoserve_training.worlds import Kind, WorldSettings, make_document
+from memoserve_training.worlds import Kind, WorldSettings
+from tests.training.toys import write_box
 
 WORLD = WorldSettings(kinds={Kind.ONE_HOP: 1.0}, filler=0.0, wordings=1)
 LESSON = Lesson(WORLD, trunk=40, branches=3)
@@ -25,15 +25,8 @@ LESSON = Lesson(WORLD, trunk=40, branches=3)
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("toy")
-    rng = Random(0)
-    texts = [make_document(rng, WorldSettings(words=200)).text for _ in range(50)]
-    tokenizer = train_tokenizer([*texts, *["answer: ok\n"] * 60], 512)
-    write_tokenizer(tokenizer, path)
-    write_json(path / "memoserve_prompts.json", PROMPTS)
     shape = Shape(layers=2, hidden=32, heads=2, mlp=48, window=16, ratios=(2, 4))
-    write_json(path / "config.json", shape.config(tokenizer.get_vocab_size(), 2))
-    return path
+    return write_box(tmp_path_factory.mktemp("toy"), shape)
 
 
 @pytest.mark.parametrize(("documents", "lent"), [(1, 1), (5, 1), (6, 2), (6, 3), (4, 4)])

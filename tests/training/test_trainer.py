@@ -12,7 +12,7 @@ import torch
 from memoserve.models.loader import load_model
 from memoserve.models.tokenizer import TextTokenizer
 from memoserve_training.__main__ import open_trainee
-from memoserve_training.chat import PROMPTS, ChatWords, Task, open_words
+from memoserve_training.chat import ChatWords, Task, open_words
 from memoserve_training.checkpoint import RunDirectory
 from memoserve_training.curriculum import Progress, Stage, rate_factor
 from memoserve_training.examples import Lesson, draw_batch
@@ -20,8 +20,8 @@ from memoserve_training.measure import measure
 from memoserve_training.optim import Optimizers, Rates
 from memoserve_training.shape import Shape
 from memoserve_training.trainer import StageMissed, Trainer
-from memoserve_training.vocabulary import train_tokenizer, write_json, write_tokenizer
-from memoserve_training.worlds import Kind, WorldSettings, make_document
+from memoserve_training.worlds import Kind, WorldSettings
+from tests.training.toys import write_box
 
 WORLD = WorldSettings(
     kinds={Kind.ONE_HOP: 1.0}, relations=("code",), filler=0.0, distractors=0.0, wordings=1
@@ -36,15 +36,7 @@ STAGE = Stage(
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """config.json, tokenizer and prompts of a toy."""
-    path = tmp_path_factory.mktemp("toy")
-    rng = Random(0)
-    texts = [make_document(rng, WorldSettings(words=200)).text for _ in range(50)]
-    tokenizer = train_tokenizer([*texts, *["quote: answer: ok\n"] * 60], 512)
-    write_tokenizer(tokenizer, path)
-    write_json(path / "memoserve_prompts.json", PROMPTS)
-    write_json(path / "config.json", SHAPE.config(tokenizer.get_vocab_size(), 2))
-    return path
+    return write_box(tmp_path_factory.mktemp("toy"), SHAPE)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer
 
 from memoserve.models.loader import LoadedModel
 from memoserve_training.base import Beacons, open_base, open_dialogue, prepare
-from memoserve_training.chat import Task
+from memoserve_training.chat import PROMPTS, Task
 from memoserve_training.checkpoint import RunDirectory
 from memoserve_training.data_files import ClueRow, PreferenceRow
 from memoserve_training.masters import Masters, Trains, choose
@@ -22,9 +23,10 @@ from memoserve_training.pretrain import PretrainObjective, PretrainSettings, bat
 from memoserve_training.reward import EndResult
 from memoserve_training.sampling import Draws
 from memoserve_training.sft import SftObjective, SftSettings, by_context
+from memoserve_training.shape import Shape
 from memoserve_training.tuning import Objective, Pace, Tuner
-from memoserve_training.vocabulary import train_tokenizer, write_tokenizer
-from memoserve_training.worlds import Span, WorldSettings
+from memoserve_training.vocabulary import train_tokenizer, write_json, write_tokenizer
+from memoserve_training.worlds import Span, WorldSettings, make_document
 from tests.server.fixtures import random_tensors, tiny_config, write_checkpoint
 
 WINDOW = 16
@@ -53,6 +55,18 @@ def write_toy(directory: Path, family: str = "qwen2", shards: int = 1, **changes
     config = {name: value for name, value in config.items() if not name.startswith("beacon_")}
     write_checkpoint(directory, config, tensors, shards)
     write_tokenizer(tokenizer, directory)
+    return directory
+
+
+def write_box(directory: Path, shape: Shape) -> Path:
+    """A directory as the model in the box has it, its weights left out: names, prompts, shape."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rng = Random(0)
+    texts = [make_document(rng, WorldSettings(words=200)).text for _ in range(50)]
+    tokenizer = train_tokenizer([*texts, *["quote: answer: ok\n"] * 60], 512)
+    write_tokenizer(tokenizer, directory)
+    write_json(directory / "memoserve_prompts.json", PROMPTS)
+    write_json(directory / "config.json", shape.config(tokenizer.get_vocab_size(), 2))
     return directory
 
 

@@ -85,10 +85,13 @@ class _Parts:
     def own(self) -> Tensor:
         return torch.cat([self.code, torch.zeros_like(self.code)], dim=1)
 
+    def columns(self, number: int) -> slice:
+        start = self.half + number * self.codes
+        return slice(start, start + self.codes)
+
     def slot(self, number: int) -> Tensor:
         read = torch.zeros(self.codes, self.width)
-        start = self.half + number * self.codes
-        read[:, start : start + self.codes] = torch.eye(self.codes)
+        read[:, self.columns(number)] = torch.eye(self.codes)
         return read
 
 
@@ -133,7 +136,7 @@ def _look_back(attention: Attention, config: ModelConfig, rope: Rope) -> None:
     keys, queries, beacons = (
         _bias(linear(attention, name), HEADS) for name in ("k_proj", "q_proj", "beacon_q_proj")
     )
-    sharp = dict.fromkeys(range(min(SHARP_PAIRS, half)), SHARP_BIAS**2)
+    sharp = dict.fromkeys(range(SHARP_PAIRS), SHARP_BIAS**2)
     broad = {pair: height * root for pair, height in BAG_WAVES.items()}
     for head in range(HEADS):
         for pair, height in (broad if head == BAG else sharp).items():
@@ -151,8 +154,9 @@ def _gather(attention: Attention, config: ModelConfig, parts: _Parts) -> None:
     for head in range(HEADS):
         rows = slice(head * config.head_dim, head * config.head_dim + parts.codes)
         value[rows] += CODE_GAIN * parts.own()
-        slot = slice(parts.half + head * parts.codes, parts.half + (head + 1) * parts.codes)
-        out[slot, rows] += (BAG_GAIN if head == BAG else 1.0) * torch.eye(parts.codes)
+        out[parts.columns(head), rows] += (BAG_GAIN if head == BAG else 1.0) * torch.eye(
+            parts.codes
+        )
     linear(attention, "beacon_v_proj").load_state_dict(linear(attention, "v_proj").state_dict())
 
 

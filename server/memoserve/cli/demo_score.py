@@ -99,17 +99,17 @@ def read_questions(path: Path) -> tuple[Question, ...]:
     )
 
 
-def found(gold: Sequence[Gold], passages: Sequence[Passage]) -> tuple[bool, ...]:
-    """For each sentence, whether one passage holds all of it."""
+def found(gold: Sequence[Gold], passages: Sequence[Passage | Quote]) -> tuple[bool, ...]:
+    """For each sentence, whether one passage, or one quote of an answer, holds all of it."""
     return tuple(
         any(each.start_char <= one.start and one.end <= each.end_char for each in passages)
         for one in gold
     )
 
 
-def says(gold: Gold, quotes: Iterable[Quote]) -> bool:
+def says(gold: Gold, quotes: Sequence[Quote]) -> bool:
     """Whether an answer quotes the sentence."""
-    return any(each.start_char <= gold.start and gold.end <= each.end_char for each in quotes)
+    return all(found((gold,), quotes))
 
 
 def score(kind: str, outcomes: Sequence[Outcome]) -> Score:
